@@ -1,0 +1,1 @@
+"""Analysis of score tables; never loads a model, never imports torch."""

@@ -1,0 +1,1 @@
+"""Monte Carlo uncertainty for every token of a data set."""

@@ -1,0 +1,1 @@
+"""Commands: parse, build, call one function, write one thing."""

@@ -1,0 +1,20 @@
+"""The embedded default: a generated language with a known conditional distribution, and a model of it.
+
+``facts.py`` is the invented world, ``language.py`` the conversations about it, ``oracle.py`` the truth
+at every completion token, ``validation.py`` holds a score table against that truth, ``train.py`` makes
+the model. Only ``train.py`` imports torch.
+"""
+
+from pathlib import Path
+
+_HERE = Path(__file__).resolve().parent
+
+
+def demo_model_path() -> Path:
+    """Return the folder of the embedded model and its tokenizer, ready for ``from_pretrained``."""
+    return _HERE / "model"
+
+
+def demo_data_path() -> Path:
+    """Return the embedded held-out conversations, a ``.jsonl`` file in the ``messages`` format."""
+    return _HERE / "data" / "held_out.jsonl"

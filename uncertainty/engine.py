@@ -1,0 +1,357 @@
+"""The batched Monte Carlo loop: where a model, randomness and memory meet.
+
+Dimension key: B sequences, T positions, N completion tokens, K members, V vocabulary, D hidden size, P passes of one
+forward, M tokens of one read-out slice.
+
+The member axis is carried by final hidden states, not by logits. The backbone runs for all K members and only the
+states at positions that predict completion tokens are kept (``hidden_KND``); the vocabulary is then read out for a few
+tokens at a time, all members together, under a byte budget. So every measure is its formula on a whole
+``log_probs_KMV`` block, and peak memory does not grow with K * N * V.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from uncertainty import measures
+from uncertainty.data.batches import IGNORE, Batch, predictors, targets
+from uncertainty.errors import InputError
+from uncertainty.model import READOUT_TOLERANCE, final_hidden, hidden_size, readout, vocabulary_size
+from uncertainty.scores import MEASURE_COLUMNS, TokenScores
+
+READOUT_BYTES = {"cpu": 24 << 20, "cuda": 2 << 30}  # one slice of logits and what is computed from it
+READOUT_BLOCKS = 3  # [K, M, V] float32 tensors alive at once during a slice
+TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 32768}
+OFF = (-1,)  # the passes of a deterministic forward
+
+
+class Rows(NamedTuple):
+    """Which member each row of the next forward is: pass ``passes[r]`` of the example with id ``ids[r]``.
+
+    ``starts`` is the first real position of each row where rows are padded on the left, else None.
+    """
+
+    ids: tuple[str, ...]
+    passes: tuple[int, ...]
+    starts: tuple[int, ...] | None = None
+
+
+class Members(Protocol):
+    """What a family offers inside its context."""
+
+    def draw(self, rows: Rows) -> AbstractContextManager[None]:
+        """Inside this context forward passes run these members, row by row; outside it the deterministic model."""
+
+    def silent_sites(self) -> list[str]:
+        """Sites that did not act in the forward passes since ``draw``; empty when all did."""
+
+    def report(self) -> dict[str, Any]:
+        """What a run's record says of the family."""
+
+
+class StochasticFamily(Protocol):
+    """A way of drawing members of a model. ``active`` makes it ready; on leaving, the model is exactly as before."""
+
+    @property
+    def deterministic(self) -> bool:
+        """All members are equal by construction (the control)."""
+
+    @property
+    def keyed(self) -> bool:
+        """A member depends on (seed, example, pass) only, not on which rows share its forward."""
+
+    def active(self, model: Any, *, seed: int = 0) -> AbstractContextManager[Members]:
+        """Make the model ready to draw members."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Memory bounds of the loop. They decide speed and peak memory, never the scores.
+
+    Attributes:
+        tokens_per_batch: rows times length of one forward pass.
+        readout_bytes: bytes of one read-out slice, all members together.
+    """
+
+    tokens_per_batch: int
+    readout_bytes: int
+
+    @staticmethod
+    def for_device(device: torch.device, tokens_per_batch: int | None = None) -> Budget:
+        """The defaults of a kind of device."""
+        kind = device.type if device.type in TOKENS_PER_BATCH else "cuda"
+        return Budget(tokens_per_batch or TOKENS_PER_BATCH[kind], READOUT_BYTES[kind])
+
+
+def score(
+    model: Any,
+    batches: Iterable[Batch],
+    family: StochasticFamily,
+    *,
+    passes: int = 100,
+    seed: int = 0,
+    budget: Budget | None = None,
+    vocabulary: int | None = None,
+) -> Iterator[TokenScores]:
+    """Score every completion token of every batch: one deterministic pass and ``passes`` members.
+
+    Args:
+        model: a causal language model that passed ``model.adopt_model``.
+        batches: padded examples, for example groups of ``plan_batches``.
+        family: how members are drawn.
+        passes: K, the number of members of each example, at least 1.
+        seed: of the members; the deterministic pass uses no randomness.
+        budget: memory bounds; None takes the device's defaults.
+        vocabulary: read out only the first so many tokens (the tokenizer's, where the logits are padded).
+
+    Yields:
+        the scores of one batch at a time, examples in the batch's order. Where the forward pass runs out of memory
+        the number of rows per forward is halved and the work goes on.
+
+    Raises:
+        InputError: ``passes`` is below 1, or a single row does not fit into memory.
+    """
+    if passes < 1:
+        raise InputError(f"--passes {passes} is too few; give at least 1 (the paper's setting is 100)")
+    budget = budget or Budget.for_device(next(model.parameters()).device)
+    with family.active(model, seed=seed) as members:
+        loop = _Loop(model, members, family.keyed, budget, vocabulary)
+        for batch in batches:
+            yield loop.score(batch, passes)
+
+
+def check_family(model: Any, batch: Batch, family: StochasticFamily, *, seed: int = 0) -> dict[str, Any]:
+    """Prove on a first batch that members differ where they should and only there; returns the family's report.
+
+    Two dropout-off passes must agree with each other and with the model outside the family's context, two members must
+    differ (unless the family is deterministic), and every planned site must act.
+
+    Raises:
+        InputError: says which of these failed, what was looked for and found, and the mend.
+    """
+    with torch.inference_mode():
+        own_BTD = final_hidden(model, *_inputs(batch, model))
+        with family.active(model, seed=seed) as members:
+            off_BTD = final_hidden(model, *_inputs(batch, model))
+            again_BTD = final_hidden(model, *_inputs(batch, model))
+            _require_equal(model, own_BTD, off_BTD, "the family's deterministic pass and the model's own")
+            _require_equal(model, off_BTD, again_BTD, "two passes with dropout off")
+            if not family.deterministic:
+                _require_members(model, batch, members)
+            return members.report()
+
+
+def predicted_peak(
+    model: Any, batches: Sequence[tuple[int, int, int]], *, passes: int, budget: Budget
+) -> dict[str, int]:
+    """Predicted peak memory in bytes, by part, for ``batches`` of (sequences, longest length, completion tokens)."""
+    config = model.config.get_text_config()
+    size = torch.finfo(model.dtype).bits // 8
+    width = hidden_size(model)
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * width
+    rows = max((max(budget.tokens_per_batch, b * t) for b, t, _ in batches), default=0)
+    kept = max((n for _, _, n in batches), default=0)
+    slice_bytes = max(budget.readout_bytes, READOUT_BLOCKS * 4 * passes * vocabulary_size(model))
+    from_16_bit = 4 * vocabulary_size(model) * width if size < 4 and model.device.type == "cpu" else 0
+    return {
+        "weights": sum(p.numel() * p.element_size() for p in model.parameters()),
+        "forward": rows * (8 * width + 3 * inner) * size,
+        "hidden states": (passes + 1) * kept * width * size,
+        "read-out": slice_bytes + from_16_bit,
+    }
+
+
+class _Loop:
+    """The state of one run of the loop: the model, its members, and a budget that may shrink."""
+
+    def __init__(self, model: Any, members: Members, keyed: bool, budget: Budget, vocabulary: int | None) -> None:
+        self.model = model
+        self.members = members
+        self.keyed = keyed
+        self.budget = budget
+        self.vocabulary = vocabulary
+
+    @torch.inference_mode()
+    def score(self, batch: Batch, passes: int) -> TokenScores:
+        at = targets(batch)
+        off_ND = self.hidden(batch, OFF)[0]
+        hidden_KND = self.hidden(batch, range(passes))
+        return _assemble(batch, passes, self.read(off_ND, hidden_KND, at.label_N.to(off_ND.device)))
+
+    def hidden(self, batch: Batch, passes: Sequence[int]) -> Tensor:
+        """States that predict the batch's completion tokens, ``[K, N, D]``; ``OFF`` is the deterministic pass."""
+        parts, done = [], 0
+        while done < len(passes):
+            rows = batch.input_ids_BT.numel()
+            at_once = max(1, self.budget.tokens_per_batch // max(1, rows))
+            now = passes[done : done + at_once]
+            try:
+                parts.append(self.forward(batch, now))
+            except RuntimeError as error:
+                self._shrink(error, batch, len(now))
+                continue
+            done += len(now)
+        return torch.cat(parts)
+
+    def forward(self, batch: Batch, passes: Sequence[int]) -> Tensor:
+        """One forward pass of the backbone: every example of the batch under each of ``passes``."""
+        count = len(passes)
+        ids_BT, mask_BT = _inputs(batch, self.model)
+        inputs = (ids_BT.repeat(count, 1), None if mask_BT is None else mask_BT.repeat(count, 1))
+        with self.members.draw(_rows(batch, passes)) if passes != OFF else nullcontext():
+            hidden_RTD = final_hidden(self.model, *inputs)
+        row_N, column_N = (index.to(ids_BT.device) for index in predictors(batch, targets(batch)))
+        return hidden_RTD.unflatten(0, (count, len(batch.ids)))[:, row_N, column_N]
+
+    def read(self, off_ND: Tensor, hidden_KND: Tensor, label_N: Tensor) -> dict[str, Tensor]:
+        """Read the vocabulary out a slice of tokens at a time and measure each slice."""
+        per_token = READOUT_BLOCKS * 4 * hidden_KND.shape[0] * vocabulary_size(self.model)
+        size = max(1, self.budget.readout_bytes // per_token)
+        slices = [
+            self.measure(off_ND[n : n + size], hidden_KND[:, n : n + size], label_N[n : n + size])
+            for n in range(0, len(label_N), size)
+        ]
+        if not slices:
+            return {}
+        return {name: torch.cat([part[name] for part in slices]).cpu() for name in slices[0]}
+
+    def measure(self, off_MD: Tensor, hidden_KMD: Tensor, label_M: Tensor) -> dict[str, Tensor]:
+        """All measures of a slice of tokens."""
+        off_MV = self.log_probs(off_MD)
+        loss_M = measures.token_loss(off_MV, label_M)
+        values = measures.decompose(self.log_probs(hidden_KMD), label_M)
+        return {
+            "loss": loss_M,
+            "entropy": measures.entropy(off_MV),
+            "label_prob": torch.exp(-loss_M),
+            "label_rank": measures.label_rank(off_MV, label_M),
+            **values._asdict(),
+        }
+
+    def log_probs(self, hidden: Tensor) -> Tensor:
+        logits = readout(self.model, hidden)[..., : self.vocabulary]
+        return torch.log_softmax(logits, dim=-1)
+
+    def _shrink(self, error: RuntimeError, batch: Batch, rows: int) -> None:
+        """Halve the rows per forward after running out of memory; any other error goes on."""
+        if not out_of_memory(error):
+            raise error
+        length = batch.input_ids_BT.shape[1]
+        if rows == 1:
+            raise InputError(
+                f"out of memory on a single pass of {len(batch.ids)} example(s) of {length} tokens "
+                f"(first id {batch.ids[0]}); shorten with --max-length or use a smaller --dtype"
+            ) from error
+        if not self.keyed:
+            raise InputError(
+                "out of memory, and members of this family depend on which rows share a forward; start again with "
+                f"--tokens-per-batch {self.budget.tokens_per_batch // 2}, or use --rng keyed"
+            ) from error
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.budget = replace(self.budget, tokens_per_batch=max(1, rows // 2) * batch.input_ids_BT.numel())
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch says that memory ran out, on a GPU or on the host."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _assemble(batch: Batch, passes: int, values: dict[str, Tensor]) -> TokenScores:
+    """Put measured tokens and those without a prediction (position 0) in one table; set aside broken examples."""
+    starts = np.array(batch.starts)
+    labels_BT = batch.labels_BT.numpy()
+    example_N, column_N = (labels_BT != IGNORE).nonzero()
+    position_N = column_N - starts[example_N]
+    predicted = position_N > 0
+    table = {name: np.full(len(example_N), np.nan) for name in MEASURE_COLUMNS}
+    for name, column in table.items():
+        if name in values:
+            column[predicted] = values[name].double().numpy()
+    rank_N = np.full(len(example_N), -1, dtype=np.int64)
+    if values:
+        rank_N[predicted] = values["label_rank"].numpy()
+    unusable = _unusable(batch, example_N, position_N, predicted, table)
+    keep = ~np.isin(example_N, [batch.ids.index(name) for name in unusable])
+    return TokenScores(
+        ids=batch.ids,
+        example_N=example_N[keep],
+        position_N=position_N[keep],
+        token_id_N=labels_BT[example_N, column_N][keep],
+        n_passes_N=np.where(predicted, passes, 0)[keep],
+        label_rank_N=rank_N[keep],
+        measures={name: column[keep] for name, column in table.items()},
+        unusable=unusable,
+    )
+
+
+def _unusable(
+    batch: Batch, example_N: np.ndarray, position_N: np.ndarray, predicted: np.ndarray, table: dict[str, Any]
+) -> dict[str, str]:
+    # The standard error alone may be undefined (a single pass has none).
+    finite = np.all([np.isfinite(v) for name, v in table.items() if name != "epistemic_se"], axis=0)
+    found: dict[str, str] = {}
+    for index in np.flatnonzero(predicted & ~finite):
+        name = batch.ids[example_N[index]]
+        bad = next(n for n, v in table.items() if n != "epistemic_se" and not np.isfinite(v[index]))
+        found.setdefault(name, f"{bad} is not finite at position {position_N[index]}")
+    return found
+
+
+def _rows(batch: Batch, passes: Sequence[int]) -> Rows:
+    """Every example of the batch under the first pass, then under the second, and so on."""
+    count = len(passes)
+    starts = batch.starts * count if batch.side == "left" else None
+    return Rows(batch.ids * count, tuple(k for k in passes for _ in batch.ids), starts)
+
+
+def _inputs(batch: Batch, model: Any) -> tuple[Tensor, Tensor | None]:
+    device = next(model.parameters()).device
+    mask_BT = batch.attention_mask_BT
+    return batch.input_ids_BT.to(device), None if mask_BT is None else mask_BT.to(device)
+
+
+def _real(batch: Batch, hidden_BTD: Tensor) -> Tensor:
+    if batch.attention_mask_BT is None:
+        return hidden_BTD.float()
+    return hidden_BTD[batch.attention_mask_BT.bool().to(hidden_BTD.device)].float()
+
+
+def _require_equal(model: Any, first: Tensor, second: Tensor, what: str) -> None:
+    scale = max(1.0, float(first.abs().max()))
+    difference = float((first.float() - second.float()).abs().max())
+    if not difference <= READOUT_TOLERANCE[model.dtype] * scale:
+        raise InputError(
+            f"{what} differ by {difference:.3g} (hidden states reach {scale:.3g}) for {type(model).__name__}; something "
+            "else than the planned sites is random, or its attention has a part that --rng keyed does not know: "
+            "try --rng kernel"
+        )
+
+
+def _require_members(model: Any, batch: Batch, members: Members) -> None:
+    """At least two of eight members must differ (at a small rate two may agree by chance), and all sites act."""
+    states = []
+    for number in range(8):
+        with members.draw(_rows(batch, (number,))):
+            states.append(_real(batch, final_hidden(model, *_inputs(batch, model))))
+        silent = members.silent_sites()
+        planned = len(members.report()["sites"])
+        if silent:
+            raise InputError(
+                f"{len(silent)} of {planned} planned sites of {type(model).__name__} did not act (first: {silent[0]}); "
+                "its modules do not call them through transformers' attention interface: try --rng kernel, or "
+                "--sites residual"
+            )
+        if not torch.equal(states[0], states[-1]):
+            return
+    raise InputError(
+        f"eight members of {type(model).__name__} are equal with {planned} sites switched on: epistemic uncertainty "
+        "would be zero everywhere; raise --rate, or choose other --sites"
+    )

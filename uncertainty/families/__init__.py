@@ -1,0 +1,1 @@
+"""Stochastic families: one file per way of drawing members."""

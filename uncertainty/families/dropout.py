@@ -1,0 +1,384 @@
+"""Monte Carlo dropout: members are the masks of a model's dropout sites (Gal and Ghahramani 2016).
+
+Dimension key: R rows (one pass of one example each), H heads, T positions, D hidden size.
+
+Inside ``McDropout.active(model)`` the model draws a member for each row of a forward pass; on leaving, every flag, rate,
+hook and attention implementation is as before. ``model.train()`` is never called: it would also switch on gradient
+checkpointing, layer drop and router jitter. Two ways of drawing:
+
+- ``keyed`` (default): masks from ``keyed.py``. A row's member depends on (seed, example, pass, site, position) only.
+- ``kernel``: the stock kernels' own dropout, from torch's generator seeded per forward. It may be faster on a GPU and
+  is repeatable for a fixed batch plan only; its effective rate is the kernel's (fused attention kernels of recent GPUs
+  round it to 8 or even 4 bits).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask
+
+from uncertainty.errors import InputError
+from uncertainty.families import keyed
+from uncertainty.families.sites import Site, functional_dropout, plan_sites
+
+ATTENTION_NAME = "uncertainty_keyed"
+# Elements of one block of attention weights: small enough for a core's cache, large enough to fill a GPU.
+BLOCK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 27}
+
+GATED = ("attention", "module")  # mechanisms that the kernel mode switches by a module's own flag and rate
+
+Rng = Literal["keyed", "kernel"]
+
+
+class Rows(Protocol):
+    """What the engine says of the rows of the next forward (``engine.Rows``)."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The example of each row."""
+
+    @property
+    def passes(self) -> tuple[int, ...]:
+        """The pass of each row."""
+
+    @property
+    def starts(self) -> tuple[int, ...] | None:
+        """The first real position of each row where rows are padded on the left, else None."""
+
+
+@dataclass(frozen=True)
+class McDropout:
+    """Monte Carlo dropout as a stochastic family.
+
+    Attributes:
+        rate: dropout probability of every site, in [0, 1), used to a multiple of 1/65536 (0.1 is 0.100006) in the
+            keyed mode. 0 is the control: all members equal.
+        sites: ``native`` (all sites that the architecture has, the paper's setting), or one or several of
+            ``attention``, ``residual``, ``embedding``, ``mlp``; what the architecture lacks is injected.
+        rng: ``keyed`` or ``kernel``, see the module.
+
+    Source: arXiv:2503.16511, section on Monte Carlo dropout (rate 0.1, 100 passes).
+    """
+
+    rate: float = 0.1
+    sites: str | tuple[str, ...] = "native"
+    rng: Rng = "keyed"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.rate < 1.0:
+            raise InputError(f"--rate {self.rate} is not a dropout rate; give a number from 0 up to, not including, 1")
+        if 0.0 < self.rate < 1 / keyed.RESOLUTION or keyed.threshold(self.rate) == keyed.RESOLUTION:
+            raise InputError(f"--rate {self.rate} is too near 0 or 1; rates are multiples of 1/65536")
+        if self.rng not in ("keyed", "kernel"):
+            raise InputError(f"--rng {self.rng} is not known; choose keyed or kernel")
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether all members are equal by construction."""
+        return self.rate == 0.0
+
+    @property
+    def keyed(self) -> bool:
+        """Whether a member depends on (seed, example, pass) only, not on which rows share its forward."""
+        return self.rng == "keyed"
+
+    @contextmanager
+    def active(self, model: Any, *, seed: int = 0) -> Iterator[DropoutMembers]:
+        """Make ``model`` ready to be stochastic: ``with members.draw(rows)`` says which members a forward runs.
+
+        Raises:
+            InputError: no such site, see ``plan_sites``.
+        """
+        sites = plan_sites(model, self.sites)
+        members = DropoutMembers(self, sites, seed, next(model.parameters()).device)
+        with ExitStack() as stack:
+            stack.enter_context(_eval_mode(model))
+            stack.enter_context((_keyed_sites if self.rng == "keyed" else _kernel_sites)(model, members))
+            yield members
+
+
+@dataclass
+class DropoutMembers:
+    """The state inside the context: which rows are drawn, and how often each site has fired.
+
+    Attributes:
+        family: the settings.
+        sites: the sites in use.
+        seed: the run's seed.
+        device: where masks are made.
+        fired: for each site name, the number of forward passes in which it acted since ``draw``.
+    """
+
+    family: McDropout
+    sites: list[Site]
+    seed: int
+    device: torch.device
+    fired: dict[str, int] = field(default_factory=dict)
+    _keys: keyed.Keys | None = None
+    _starts_R: Tensor | None = None
+
+    @contextmanager
+    def draw(self, rows: Rows) -> Iterator[None]:
+        """Forward passes inside this context run these members, row by row; outside it the model is deterministic."""
+        self.fired = dict.fromkeys((site.name for site in self.sites), 0)
+        examples = [keyed.name_key(name) for name in rows.ids]
+        self._keys = keyed.row_keys(self.seed, examples, rows.passes, self.device)
+        self._starts_R = None if rows.starts is None else torch.tensor(rows.starts)
+        try:
+            with self._switched_on(rows):
+                yield
+        finally:
+            self._keys = None
+
+    @contextmanager
+    def _switched_on(self, rows: Rows) -> Iterator[None]:
+        """Open the gates of the stock kernels, with torch's generator seeded for this forward and then put back."""
+        if self.family.rng == "keyed":
+            yield
+            return
+        gated = [site.module for site in self.sites if site.mechanism in GATED]
+        try:
+            for module in gated:
+                module.training = True  # this module's own flag only: .train() would reach its children
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                torch.manual_seed(_forward_seed(self.seed, rows))
+                yield
+        finally:
+            for module in gated:
+                module.training = False
+
+    @property
+    def drawing(self) -> bool:
+        """Whether forward passes are stochastic now."""
+        return self._keys is not None
+
+    def silent_sites(self) -> list[str]:
+        """Sites that did not act in the forward passes since ``draw``."""
+        return [name for name, count in self.fired.items() if count == 0]
+
+    def report(self) -> dict[str, Any]:
+        """What a run's record says of the family."""
+        exact = keyed.exact_rate(self.family.rate) if self.family.rng == "keyed" else self.family.rate
+        return {
+            "family": "dropout",
+            "rate": self.family.rate,
+            "rng": self.family.rng,
+            "sites": [site.record(exact) for site in self.sites],
+        }
+
+    def drop_features(self, site: Site, x_RTD: Tensor) -> Tensor:
+        """Dropout of one activation at a hooked site."""
+        if not self.drawing:
+            return x_RTD
+        self.fired[site.name] += 1
+        if self.family.rng == "kernel":
+            return nn.functional.dropout(x_RTD, self.family.rate, training=True)
+        keys = keyed.site_keys(self._site_keys(), keyed.name_key(site.name))
+        keep = keyed.keep_features(keys, x_RTD.shape[1], x_RTD.shape[2], self.family.rate, self._starts_R)
+        return x_RTD * keep / (1.0 - keyed.exact_rate(self.family.rate))
+
+    def keep_attention(self, site: Site, heads: int, rows: slice, queries: range, length: int) -> Tensor:
+        """Which attention weights of some rows and queries survive."""
+        keys = keyed.site_keys(self._site_keys(), keyed.name_key(site.name))
+        part = keyed.Keys(keys.first_R[rows], keys.second_R[rows])
+        starts_R = None if self._starts_R is None else self._starts_R[rows]
+        return keyed.keep_attention(part, heads, queries, length, self.family.rate, starts_R)
+
+    def _site_keys(self) -> keyed.Keys:
+        if self._keys is None:
+            raise RuntimeError("no members are drawn")
+        return self._keys
+
+
+# Attention modules in use now, by id: the registered attention function finds its members here.
+_ACTIVE: dict[int, tuple[DropoutMembers, Site]] = {}
+
+
+def keyed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention with keyed dropout on its weights, in the form transformers calls an attention function.
+
+    Softmax in float32. Worked through in blocks of rows and queries, so that memory stays bounded for long texts.
+    """
+    if id(module) not in _ACTIVE:
+        raise InputError(
+            f"an attention module of class {type(module).__name__} has no dropout rate, so its sites were not planned; "
+            "use --rng kernel"
+        )
+    members, site = _ACTIVE[id(module)]
+    rows, heads, length, _ = query.shape
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    limit = BLOCK_ELEMENTS.get(query.device.type, BLOCK_ELEMENTS["cuda"])
+    rows_at_once = max(1, limit // (heads * length * key.shape[2]))
+    queries_at_once = max(1, limit // (heads * key.shape[2])) if rows_at_once == 1 else length
+    out = query.new_empty(rows, length, heads, value.shape[-1])
+    if members.drawing:
+        members.fired[site.name] += 1
+    for r in range(0, rows, rows_at_once):
+        row = slice(r, min(r + rows_at_once, rows))
+        mask_row = None if attention_mask is None else attention_mask[row if len(attention_mask) > 1 else slice(None)]
+        for q in range(0, length, queries_at_once):
+            queries = range(q, min(q + queries_at_once, length))
+            weights = _attention_weights(query[row, :, q : queries.stop], key[row], scaling, softcap, mask_row, queries)
+            if members.drawing:
+                weights *= members.keep_attention(site, heads, row, queries, key.shape[2])
+            out[row, q : queries.stop] = _weighted(weights.to(query.dtype), value[row]).transpose(1, 2)
+    if members.drawing:
+        out /= 1.0 - keyed.exact_rate(members.family.rate)
+    return out, None
+
+
+def _attention_weights(
+    query: Tensor, key: Tensor, scaling: float, softcap: float | None, mask: Tensor | None, queries: range
+) -> Tensor:
+    rows, heads, length, width = query.shape
+    grouped = query.reshape(rows, key.shape[1], -1, width)  # the heads that share a key head, side by side
+    scores = torch.matmul(grouped, key.transpose(2, 3)).view(rows, heads, length, -1) * scaling
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if mask is not None:
+        scores = scores + mask[:, :, queries.start : queries.stop]
+    return torch.softmax(scores, dim=-1, dtype=torch.float32)
+
+
+def _weighted(weights: Tensor, value: Tensor) -> Tensor:
+    rows, heads, length, keys = weights.shape
+    grouped = weights.view(rows, value.shape[1], -1, keys)
+    return torch.matmul(grouped, value).view(rows, heads, length, -1)
+
+
+def keyed_mask(*, batch_size: int, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
+    """The additive mask of eager attention; one row for all where nothing is padded."""
+    batch_size = batch_size if attention_mask is not None else 1
+    return eager_mask(batch_size=batch_size, attention_mask=attention_mask, **kwargs)
+
+
+@contextmanager
+def _keyed_sites(model: Any, members: DropoutMembers) -> Iterator[None]:
+    attention = [site for site in members.sites if site.mechanism == "attention"]
+    with ExitStack() as stack:
+        stack.enter_context(_hooks(model, members))
+        if attention:
+            AttentionInterface.register(ATTENTION_NAME, keyed_attention)
+            AttentionMaskInterface.register(ATTENTION_NAME, keyed_mask)
+            stack.enter_context(_attention_implementation(model))
+            stack.enter_context(_registered({id(site.module): (members, site) for site in attention}))
+        yield
+
+
+@contextmanager
+def _kernel_sites(model: Any, members: DropoutMembers) -> Iterator[None]:
+    gated = [site for site in members.sites if site.mechanism in GATED]
+    holders = [getattr(site.module, site.rate_name) if site.mechanism == "attention" else site.module for site in gated]
+    before = [holder.p if isinstance(holder, nn.Dropout) else holder for holder in holders]
+    with ExitStack() as stack:
+        for site, holder, rate in zip(gated, holders, before, strict=True):
+            stack.callback(_set_rate, site, holder, rate)
+            stack.callback(site.module.register_forward_hook(_counter(members, site)).remove)
+            _set_rate(site, holder, members.family.rate)
+        stack.enter_context(_hooks(model, members, skip=GATED))
+        yield
+
+
+@contextmanager
+def _hooks(model: Any, members: DropoutMembers, skip: Sequence[str] = ()) -> Iterator[None]:
+    """Hooks of the sites that are reached by a module's input or output, and interception of functional ones."""
+
+    def on_output(site: Site) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            if isinstance(output, tuple):
+                return (members.drop_features(site, output[0]), *output[1:])
+            return members.drop_features(site, output)
+
+        return hook
+
+    def on_input(site: Site) -> Any:
+        return lambda module, args: (members.drop_features(site, args[0]), *args[1:])
+
+    functional = {(id(s.module), int(s.name.rsplit("#")[1])): s for s in members.sites if s.mechanism == "functional"}
+
+    def intercept(owner: nn.Module, ordinal: int, x: Tensor, rate: float) -> Tensor:
+        site = functional.get((id(owner), ordinal))
+        return x if site is None else members.drop_features(site, x)
+
+    with ExitStack() as stack:
+        for site in members.sites:
+            if site.mechanism in ("module", "output") and site.mechanism not in skip:
+                stack.callback(site.module.register_forward_hook(on_output(site)).remove)
+            elif site.mechanism == "input":
+                stack.callback(site.module.register_forward_pre_hook(on_input(site)).remove)
+        if functional:
+            stack.enter_context(functional_dropout(list(model.modules()), intercept))
+        yield
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in flags:
+            module.training = False
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+@contextmanager
+def _attention_implementation(model: Any) -> Iterator[None]:
+    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    before = {key: config._attn_implementation for key, config in configs.items()}
+    try:
+        model.set_attn_implementation(ATTENTION_NAME)
+        yield
+    finally:
+        for key, config in configs.items():
+            config._attn_implementation_internal = before[key]
+
+
+@contextmanager
+def _registered(entries: dict[int, tuple[DropoutMembers, Site]]) -> Iterator[None]:
+    if _ACTIVE.keys() & entries.keys():
+        raise RuntimeError("this model is inside another McDropout context already; leave that one first")
+    _ACTIVE.update(entries)
+    try:
+        yield
+    finally:
+        for key in entries:
+            del _ACTIVE[key]
+
+
+def _counter(members: DropoutMembers, site: Site) -> Any:
+    def count(module: nn.Module, args: Any, output: Any) -> None:
+        members.fired[site.name] += int(module.training)
+
+    return count
+
+
+def _set_rate(site: Site, holder: Any, rate: float) -> None:
+    if isinstance(holder, nn.Dropout):
+        holder.p = rate
+    else:
+        setattr(site.module, site.rate_name, rate)
+
+
+def _forward_seed(seed: int, rows: Rows) -> int:
+    digest = hashlib.blake2b(repr((seed, rows.ids, rows.passes)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

@@ -1,0 +1,131 @@
+"""Dropout masks from a counter-based generator keyed by (seed, example, pass, site, position).
+
+Dimension key: R rows (one pass of one example each), H heads, T positions, D hidden size.
+
+A mask bit is a pure function of its key and its place in the unpadded sequence. It does not depend on the batch, the
+side of the padding, the length of the text after it, the order of the work, or the device. The mixing function is
+the finaliser of SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators", section 5)
+with a second 64-bit key added between its two multiplications, on a Weyl sequence of counters; one 64-bit result
+serves four neighbouring elements with 16 bits each. It is plain integer arithmetic in torch, so the CPU and a GPU
+draw the same masks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+LANES = 4  # 16-bit lanes in one 64-bit draw
+RESOLUTION = 1 << 16  # a rate is a multiple of 1/65536
+_WEYL = -0x61C8864680B583EB  # 2^64 / golden ratio, odd, as a signed 64-bit integer
+_MIX_1 = -0x40A7B892E31B1A47
+_MIX_2 = -0x6B2FB644ECCEEE15
+_FIELD = 20  # bits of a counter for one coordinate: positions and channels up to 2^20
+MAX_COORDINATE = LANES << _FIELD
+
+
+class Keys(NamedTuple):
+    """Two 64-bit keys a row, ``[R]`` int64 each."""
+
+    first_R: Tensor
+    second_R: Tensor
+
+
+def name_key(name: str) -> int:
+    """A signed 64-bit key of a name (an example id, a site), the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def row_keys(seed: int, example_keys: Sequence[int], passes: Sequence[int], device: torch.device) -> Keys:
+    """Keys of rows: row r is pass ``passes[r]`` of the example whose ``name_key`` is ``example_keys[r]``."""
+    example_R = torch.tensor(example_keys, dtype=torch.int64, device=device)
+    pass_R = torch.tensor(passes, dtype=torch.int64, device=device)
+    first_R, second_R = (
+        _absorb(_absorb(torch.full_like(example_R, name_key(f"seed {seed} key {i}")), example_R), pass_R)
+        for i in range(2)
+    )
+    return Keys(first_R, second_R)
+
+
+def site_keys(keys: Keys, site_key: int) -> Keys:
+    """The same rows' keys at one site."""
+    return Keys(*(_absorb(key_R, torch.full_like(key_R, site_key)) for key_R in keys))
+
+
+def threshold(rate: float) -> int:
+    """How many of the 65,536 values of a lane drop the element."""
+    return round(rate * RESOLUTION)
+
+
+def exact_rate(rate: float) -> float:
+    """The rate that is used: ``rate`` rounded to a multiple of 1/65536 (0.1 becomes 0.100006)."""
+    return threshold(rate) / RESOLUTION
+
+
+def keep_attention(
+    keys: Keys, heads: int, queries: range, length: int, rate: float, starts_R: Tensor | None = None
+) -> Tensor:
+    """Which attention weights survive.
+
+    Args:
+        keys: keys of R rows at one attention site.
+        heads: H.
+        queries: the query positions wanted (a chunk of ``range(T)``), in the padded sequence.
+        length: T, the number of key positions, in the padded sequence.
+        rate: dropout rate in [0, 1).
+        starts_R: the first real position of each row where rows are padded on the left, else None.
+
+    Returns:
+        bool ``[R, H, len(queries), T]``.
+    """
+    device = keys.first_R.device
+    head_H11 = torch.arange(heads, device=device)[:, None, None] << (2 * _FIELD)
+    if starts_R is None:
+        query_Q1 = torch.arange(queries.start, queries.stop, device=device)[:, None] << _FIELD
+        return _keep(keys, head_H11 | query_Q1, length, rate)
+    whole_RHTT = _keep(keys, head_H11 | (torch.arange(length, device=device)[:, None] << _FIELD), length, rate)
+    rows = [
+        torch.roll(row_HTT, (start, start), (1, 2))[:, queries.start : queries.stop]
+        for row_HTT, start in zip(whole_RHTT, starts_R.tolist(), strict=True)
+    ]
+    return torch.stack(rows)
+
+
+def keep_features(keys: Keys, length: int, width: int, rate: float, starts_R: Tensor | None = None) -> Tensor:
+    """Which elements of a ``[R, T, D]`` activation survive; bool of that shape. Arguments as ``keep_attention``."""
+    position_T1 = torch.arange(length, device=keys.first_R.device)[:, None] << _FIELD
+    keep_RTD = _keep(keys, position_T1, width, rate)
+    if starts_R is None:
+        return keep_RTD
+    return torch.stack([torch.roll(row, start, 0) for row, start in zip(keep_RTD, starts_R.tolist(), strict=True)])
+
+
+def _keep(keys: Keys, counters: Tensor, width: int, rate: float) -> Tensor:
+    """``counters [..., 1]`` times ``width`` neighbours -> bool ``[R, ..., width]``."""
+    if width > MAX_COORDINATE:
+        raise ValueError(f"a masked dimension of {width} is wider than the generator's {MAX_COORDINATE}")
+    groups = torch.arange((width + LANES - 1) // LANES, device=counters.device)
+    shape = (-1,) + (1,) * counters.dim()
+    draws = _mix(counters | groups, keys.first_R.view(shape), keys.second_R.view(shape))
+    # Two's complement: the lane's 16 bits read as a signed number, so the threshold is shifted by 2^15.
+    return (draws.view(torch.int16) >= threshold(rate) - RESOLUTION // 2)[..., :width]
+
+
+def _mix(counter: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    z = counter * _WEYL + first
+    z ^= (z >> 30) & 0x3FFFFFFFF  # masks make the arithmetic shift of a signed integer a logical one
+    z *= _MIX_1
+    z ^= second
+    z ^= (z >> 27) & 0x1FFFFFFFFF
+    z *= _MIX_2
+    z ^= (z >> 31) & 0x1FFFFFFFF
+    return z
+
+
+def _absorb(state: Tensor, word: Tensor) -> Tensor:
+    rotated = (state << 32) | ((state >> 32) & 0xFFFFFFFF)
+    return _mix(word, state, rotated)

@@ -1,0 +1,408 @@
+"""A causal language model as this project sees it: load, final hidden states, read-out to fp32 logits.
+
+Dimension key: B sequences, T positions, N completion tokens, K members, V vocabulary, D hidden size.
+
+``readout(model, final_hidden(model, ids, mask))`` equals the model's own logits. The head is applied here and
+nowhere else, so soft caps and logit scales have one home, and its logits are float32 whatever the model's dtype:
+logits rounded to bfloat16 inflate small epistemic uncertainties by up to several times.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from uncertainty.errors import InputError
+
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+# Largest |readout - model's own logits| accepted at load, relative to the largest logit: rounding of each dtype.
+READOUT_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 4e-2, torch.float16: 5e-3, torch.float64: 1e-9}
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".py")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in eval mode with its tokenizer and the facts that identify both.
+
+    Attributes:
+        model: a transformers causal language model, in eval mode, on its device.
+        tokenizer: its tokenizer.
+        record: what was loaded (name, architecture, dtype, device, attention implementation, revision or files).
+    """
+
+    model: Any
+    tokenizer: Any
+    record: dict[str, Any]
+
+
+def is_local(name: str | Path) -> bool:
+    """Whether ``name`` is a folder on this machine rather than a hub id."""
+    return Path(name).expanduser().is_dir()
+
+
+def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """Load the tokenizer of a model folder or hub id.
+
+    Raises:
+        InputError: there is no such folder, no tokenizer in it, or the hub cannot be reached and has no copy here.
+    """
+    from transformers import AutoTokenizer
+
+    _check_exists(name)
+    return _from_pretrained(AutoTokenizer.from_pretrained, name, revision=revision, trust_remote_code=trust_remote_code)
+
+
+def load_config(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """Load the configuration of a model folder or hub id, without its weights.
+
+    Raises:
+        InputError: as ``load_tokenizer``.
+    """
+    from transformers import AutoConfig
+
+    _check_exists(name)
+    return _from_pretrained(AutoConfig.from_pretrained, name, revision=revision, trust_remote_code=trust_remote_code)
+
+
+def load_model(
+    name: str | Path,
+    tokenizer: Any = None,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> LoadedModel:
+    """Load a causal language model from a folder or hub id and check that ``readout`` fits it.
+
+    Args:
+        name: a local folder or a hub id.
+        tokenizer: the tokenizer if it is loaded already.
+        dtype: ``auto`` (as the checkpoint says), ``float32``, ``bfloat16`` or ``float16``.
+        device: ``auto`` (a GPU where there is one), or a torch device such as ``cpu`` or ``cuda:1``.
+        revision: a hub revision.
+        trust_remote_code: run model code that comes with the checkpoint.
+        allow_pickle: read ``.bin`` weights, which can run code, where there are no safetensors.
+
+    Raises:
+        InputError: the model cannot be had, is not a causal language model, holds a tensor that is not finite, or
+            post-processes its logits in a way that ``readout`` does not know.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if tokenizer is None:
+        tokenizer = load_tokenizer(name, revision=revision, trust_remote_code=trust_remote_code)
+    config = load_config(name, revision=revision, trust_remote_code=trust_remote_code)
+    target = resolve_device(device)
+    model = _from_pretrained(
+        AutoModelForCausalLM.from_pretrained,
+        name,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        dtype="auto" if dtype == "auto" else resolve_dtype(dtype),
+        use_safetensors=None if allow_pickle else True,
+        attn_implementation=_attention_for(config),
+    )
+    model = model.to(target).eval()
+    return adopt_model(model, tokenizer, name=str(name), revision=revision)
+
+
+def adopt_model(model: Any, tokenizer: Any, *, name: str = "", revision: str | None = None) -> LoadedModel:
+    """Take a model that is loaded already, after the same checks as ``load_model``.
+
+    Raises:
+        InputError: a tensor is not finite, the vocabularies do not fit, or ``readout`` does not fit the model.
+    """
+    check_finite(model)
+    check_vocabulary(model, tokenizer)
+    check_readout(model)
+    return LoadedModel(model, tokenizer, describe(model, tokenizer, name=name, revision=revision))
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device that ``device`` names; ``auto`` takes a GPU where there is one.
+
+    Raises:
+        InputError: torch does not know the device or this machine lacks it.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {device} cannot be used here ({reason}); try --device cpu") from None
+    return target
+
+
+def resolve_dtype(dtype: str) -> torch.dtype:
+    """The torch dtype that ``dtype`` names.
+
+    Raises:
+        InputError: the name is not in ``DTYPES``.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"--dtype {dtype} is not known; choose one of auto, {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def final_hidden(model: Any, input_ids_BT: Tensor, attention_mask_BT: Tensor | None = None) -> Tensor:
+    """Hidden states after the final norm, without the vocabulary head.
+
+    Args:
+        model: a transformers causal language model.
+        input_ids_BT: token ids.
+        attention_mask_BT: 1 on tokens, 0 on padding (either side); None where nothing is padded, which lets the
+            attention run without a padding mask.
+
+    Returns:
+        ``[B, T, D]`` in the model's dtype. Positions are counted over real tokens, so the side of the padding does
+        not matter.
+    """
+    inputs: dict[str, Any] = {"input_ids": input_ids_BT, "use_cache": False}
+    if attention_mask_BT is not None:
+        inputs["attention_mask"] = attention_mask_BT
+        if not bool(attention_mask_BT[:, 0].all()):  # left padding: say where counting starts
+            inputs["position_ids"] = (attention_mask_BT.cumsum(-1) - 1).clamp(min=0)
+    return backbone(model)(**inputs).last_hidden_state
+
+
+def readout(model: Any, hidden: Tensor) -> Tensor:
+    """Float32 logits of final hidden states, equal to the model's own logits up to the rounding of its dtype.
+
+    Args:
+        model: the model that made ``hidden``.
+        hidden: ``[..., D]``, after the final norm.
+
+    Returns:
+        ``[..., V]`` float32 (float64 for a float64 model), soft-capped and scaled as the model does it.
+    """
+    head = model.get_output_embeddings()
+    logits = _project(hidden, head.weight)
+    if getattr(head, "bias", None) is not None:
+        logits += head.bias.to(logits.dtype)
+    for attribute, apply in POST_PROCESSING.items():
+        value = _logit_setting(model, attribute)
+        if value is not None:
+            logits = apply(logits, value)
+    return logits
+
+
+def backbone(model: Any) -> nn.Module:
+    """The model without its vocabulary head (the decoder whose output is the final norm's)."""
+    return model.get_decoder()
+
+
+def hidden_size(model: Any) -> int:
+    """D, the width of the final hidden states."""
+    return int(model.get_output_embeddings().weight.shape[1])
+
+
+def vocabulary_size(model: Any) -> int:
+    """V, the width of the logits (may exceed the tokenizer's vocabulary: padded rows)."""
+    return int(model.get_output_embeddings().weight.shape[0])
+
+
+def context_length(config: Any) -> int | None:
+    """The longest sequence the model was made for, in tokens; None where its configuration does not say."""
+    text = config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "n_ctx"):
+        value = getattr(text, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def check_finite(model: Any) -> None:
+    """Refuse a model that holds a weight which is not finite.
+
+    Raises:
+        InputError: names the first such tensor.
+    """
+    for name, tensor in model.named_parameters():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.detach()).all()):
+            raise InputError(f"the model's tensor {name} holds NaN or infinity; its weights are damaged")
+
+
+def check_vocabulary(model: Any, tokenizer: Any) -> None:
+    """Refuse a tokenizer with ids that the model has no embedding for.
+
+    Raises:
+        InputError: the tokenizer is wider than the embedding.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise InputError(
+            f"the tokenizer has {len(tokenizer)} tokens but the model embeds only {rows}; "
+            "they do not belong together, or the embedding must be resized first"
+        )
+
+
+@torch.no_grad()
+def check_readout(model: Any) -> None:
+    """Refuse a model whose own logits differ from ``readout(final_hidden(...))``.
+
+    Raises:
+        InputError: says by how much; the model post-processes its logits in a way that we do not know.
+    """
+    was_training = {module: module.training for module in model.modules()}
+    try:
+        for module in was_training:
+            module.training = False
+        width = min(32, vocabulary_size(model), model.get_input_embeddings().weight.shape[0])
+        device = model.get_input_embeddings().weight.device
+        ids = torch.arange(width, device=device)[None, : min(8, width)]
+        own = model(input_ids=ids, use_cache=False).logits.float()
+        ours = readout(model, final_hidden(model, ids)).float()
+    finally:
+        for module, flag in was_training.items():
+            module.training = flag
+    scale = max(1.0, float(own.abs().max()))
+    difference = float((own - ours).abs().max())
+    if not difference <= READOUT_TOLERANCE[model.dtype] * scale:
+        raise InputError(
+            f"{type(model).__name__} turns hidden states into logits in a way that is not known here (largest "
+            f"difference {difference:.3g} where logits reach {scale:.3g}); this architecture cannot be scored yet"
+        )
+
+
+def describe(model: Any, tokenizer: Any, *, name: str = "", revision: str | None = None) -> dict[str, Any]:
+    """What identifies a model: for a folder the SHA-256 of every file, for a hub id the commit."""
+    config = model.config
+    record: dict[str, Any] = {
+        "name": name or getattr(config, "name_or_path", "") or type(model).__name__,
+        "architecture": type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(next(model.parameters()).device),
+        "attention": getattr(config, "_attn_implementation", None),
+        "vocabulary": {"logits": vocabulary_size(model), "tokenizer": len(tokenizer)},
+        "revision": revision or getattr(config, "_commit_hash", None),
+    }
+    if name and is_local(name):
+        record["files"] = file_hashes(Path(name))
+    return record
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every weight, configuration and tokenizer file of a model folder, by name."""
+    paths = sorted(p for p in folder.expanduser().iterdir() if p.suffix in WEIGHT_SUFFIXES and p.is_file())
+    return {path.name: _sha256(path) for path in paths}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _project(hidden: Tensor, weight_VD: Tensor) -> Tensor:
+    if weight_VD.dtype in (torch.float32, torch.float64):
+        return nn.functional.linear(hidden, weight_VD)
+    if hidden.is_cuda:  # 16-bit factors, float32 accumulation and float32 output, in one kernel
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        return torch.mm(flat, weight_VD.T, out_dtype=torch.float32).view(*hidden.shape[:-1], -1)
+    return nn.functional.linear(hidden.float(), weight_VD.float())
+
+
+def _soft_cap(logits: Tensor, cap: float) -> Tensor:
+    return logits.div_(cap).tanh_().mul_(cap)
+
+
+# Each attribute a config (or model) may carry, and what it does to the logits. In place: readout owns them.
+POST_PROCESSING: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "logit_scale": lambda logits, value: logits.mul_(value),  # Cohere
+    "logits_scaling": lambda logits, value: logits.div_(value),  # Granite
+    "final_logit_softcapping": _soft_cap,  # Gemma 2 and later
+}
+
+
+def _logit_setting(model: Any, attribute: str) -> float | None:
+    value = getattr(model.config.get_text_config(), attribute, None)
+    return None if value is None else float(value)
+
+
+def _attention_for(config: Any) -> str | None:
+    # transformers 5.17 runs models with an attention soft cap under SDPA and drops the cap; later ones refuse.
+    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
+
+
+def _check_exists(name: str | Path) -> None:
+    text = str(name)
+    if is_local(text):
+        if not (Path(text).expanduser() / "config.json").is_file():
+            raise InputError(f"the folder {text} holds no config.json; give the folder of a transformers model")
+        return
+    if Path(text).expanduser().exists():
+        raise InputError(f"{text} is a file; give the folder that holds the model's config.json")
+    if text.startswith((".", "/", "~")) or text.count("/") > 1 or os.sep != "/" and os.sep in text:
+        raise InputError(f"there is no model folder {text}; check the path, or give a hub id such as org/name")
+
+
+def _from_pretrained(load: Callable[..., Any], name: str | Path, **options: Any) -> Any:
+    """Call a transformers loader and say its failures in one line."""
+    local = is_local(name)
+    path = str(Path(name).expanduser()) if local else str(name)
+    if not local:
+        _check_hub(path, options.get("revision"))
+    try:
+        return load(path, local_files_only=local, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"cannot load {name}: {first}{_mend(str(error), options)}") from error
+
+
+def _mend(message: str, options: dict[str, Any]) -> str:
+    if "safetensors" in message and options.get("use_safetensors"):
+        return " (only safetensors are read unless --allow-pickle is given)"
+    if "trust_remote_code" in message:
+        return " (its own code runs only with --trust-remote-code)"
+    return ""
+
+
+def _check_hub(repository: str, revision: str | None) -> None:
+    """Fail at once, rather than after minutes of retries, where the hub is out of reach and nothing is cached."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
+
+    try:
+        cached = try_to_load_from_cache(repository, "config.json", revision=revision)
+    except ValueError as error:  # the hub's own check of what an id may look like
+        raise InputError(f"{repository} is neither a folder here nor a hub id: {error}") from None
+    if isinstance(cached, str):
+        return
+    if HF_HUB_OFFLINE:
+        raise InputError(
+            f"{repository} is not a folder here and not in the hub cache, and HF_HUB_OFFLINE is set; "
+            "give a local folder, or unset it where there is a network"
+        )
+    if not _reachable(ENDPOINT):
+        raise InputError(
+            f"{repository} is not a folder here and not in the hub cache, and {ENDPOINT} cannot be reached; "
+            "give a local folder, or download the model where there is a network"
+        )
+
+
+def _reachable(endpoint: str) -> bool:
+    import urllib.error
+    import urllib.request
+
+    try:  # urllib honours the proxy settings that the hub's own client honours
+        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=5)  # noqa: S310
+    except urllib.error.HTTPError:
+        return True
+    except (urllib.error.URLError, OSError):
+        return False
+    return True
