@@ -11,7 +11,8 @@ tokens at a time, all members together, under a byte budget. So every measure is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
@@ -26,9 +27,9 @@ from uncertainty.errors import InputError
 from uncertainty.model import READOUT_TOLERANCE, final_hidden, hidden_size, readout, vocabulary_size
 from uncertainty.scores import MEASURE_COLUMNS, TokenScores
 
-READOUT_BYTES = {"cpu": 24 << 20, "cuda": 2 << 30}  # one slice of logits and what is computed from it
-READOUT_BLOCKS = 3  # [K, M, V] float32 tensors alive at once during a slice
-TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 32768}
+READOUT_BYTES = {"cpu": 64 << 20, "cuda": 2 << 30}  # one slice of logits and what is computed from it
+READOUT_BLOCKS = 2  # [K, M, V] float32 tensors alive at once: logits and log-probabilities
+TOKENS_PER_BATCH = {"cpu": 8192, "cuda": 32768}
 OFF = (-1,)  # the passes of a deterministic forward
 
 
@@ -148,6 +149,44 @@ def check_family(model: Any, batch: Batch, family: StochasticFamily, *, seed: in
             return members.report()
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """How fast this machine runs this model: seconds per token of a forward pass, and per token read out."""
+
+    seconds_per_row_token: float
+    seconds_per_completion_token: float
+
+
+@torch.inference_mode()
+def calibrate(
+    model: Any, batch: Batch, family: StochasticFamily, *, passes: int, seed: int, budget: Budget
+) -> Calibration:
+    """Time one full forward pass and one read-out slice of ``batch``; a few times that if it is quick."""
+    with family.active(model, seed=seed) as members:
+        loop = _Loop(model, members, family.keyed, budget, None)
+        rows = max(1, min(passes, budget.tokens_per_batch // batch.input_ids_BT.numel()))
+        forward, hidden_PND = _timed(lambda: loop.hidden(batch, range(rows)), model)
+        label_N = targets(batch).label_N.to(hidden_PND.device)
+        size = min(len(label_N), loop.slice_size(passes))
+        if size == 0:
+            return Calibration(forward / (rows * batch.input_ids_BT.numel()), 0.0)
+        hidden_KMD = hidden_PND[:1, :size].expand(passes, -1, -1).contiguous()
+        read, _ = _timed(lambda: loop.read(hidden_PND[0, :size], hidden_KMD, label_N[:size]), model)
+    return Calibration(forward / (rows * batch.input_ids_BT.numel()), read / size)
+
+
+def _timed(work: Callable[[], Any], model: Any) -> tuple[float, Any]:
+    """The shorter of two runs, so that the cost of a first run is not counted."""
+    best, result = float("inf"), None
+    for _ in range(2):
+        started = time.perf_counter()
+        result = work()
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+        best = min(best, time.perf_counter() - started)
+    return best, result
+
+
 def predicted_peak(
     model: Any, batches: Sequence[tuple[int, int, int]], *, passes: int, budget: Budget
 ) -> dict[str, int]:
@@ -212,8 +251,7 @@ class _Loop:
 
     def read(self, off_ND: Tensor, hidden_KND: Tensor, label_N: Tensor) -> dict[str, Tensor]:
         """Read the vocabulary out a slice of tokens at a time and measure each slice."""
-        per_token = READOUT_BLOCKS * 4 * hidden_KND.shape[0] * vocabulary_size(self.model)
-        size = max(1, self.budget.readout_bytes // per_token)
+        size = self.slice_size(len(hidden_KND))
         slices = [
             self.measure(off_ND[n : n + size], hidden_KND[:, n : n + size], label_N[n : n + size])
             for n in range(0, len(label_N), size)
@@ -221,6 +259,11 @@ class _Loop:
         if not slices:
             return {}
         return {name: torch.cat([part[name] for part in slices]).cpu() for name in slices[0]}
+
+    def slice_size(self, members: int) -> int:
+        """Tokens of one read-out slice."""
+        per_token = READOUT_BLOCKS * 4 * members * vocabulary_size(self.model)
+        return max(1, self.budget.readout_bytes // per_token)
 
     def measure(self, off_MD: Tensor, hidden_KMD: Tensor, label_M: Tensor) -> dict[str, Tensor]:
         """All measures of a slice of tokens."""
@@ -230,9 +273,9 @@ class _Loop:
         return {
             "loss": loss_M,
             "entropy": measures.entropy(off_MV),
-            "label_prob": torch.exp(-loss_M),
+            "label_prob": measures.label_prob(off_MV, label_M),
             "label_rank": measures.label_rank(off_MV, label_M),
-            **values._asdict(),
+            **{name.removesuffix("_N"): value for name, value in values._asdict().items()},
         }
 
     def log_probs(self, hidden: Tensor) -> Tensor:
@@ -329,9 +372,9 @@ def _require_equal(model: Any, first: Tensor, second: Tensor, what: str) -> None
     difference = float((first.float() - second.float()).abs().max())
     if not difference <= READOUT_TOLERANCE[model.dtype] * scale:
         raise InputError(
-            f"{what} differ by {difference:.3g} (hidden states reach {scale:.3g}) for {type(model).__name__}; something "
-            "else than the planned sites is random, or its attention has a part that --rng keyed does not know: "
-            "try --rng kernel"
+            f"{what} differ by {difference:.3g} (hidden states reach {scale:.3g}) for {type(model).__name__}; "
+            "something else than the planned sites is random, or its attention has a part that --rng keyed does not "
+            "know: try --rng kernel"
         )
 
 

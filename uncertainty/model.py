@@ -10,7 +10,6 @@ logits rounded to bfloat16 inflate small epistemic uncertainties by up to severa
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +105,7 @@ def load_model(
         tokenizer = load_tokenizer(name, revision=revision, trust_remote_code=trust_remote_code)
     config = load_config(name, revision=revision, trust_remote_code=trust_remote_code)
     target = resolve_device(device)
-    model = _from_pretrained(
+    model, info = _from_pretrained(
         AutoModelForCausalLM.from_pretrained,
         name,
         revision=revision,
@@ -114,7 +113,13 @@ def load_model(
         dtype="auto" if dtype == "auto" else resolve_dtype(dtype),
         use_safetensors=None if allow_pickle else True,
         attn_implementation=_attention_for(config),
+        output_loading_info=True,
     )
+    if info["missing_keys"]:  # transformers would go on with random numbers in their place
+        raise InputError(
+            f"{name} lacks {len(info['missing_keys'])} tensors of {type(model).__name__} "
+            f"(first: {sorted(info['missing_keys'])[0]}); is it a whole causal language model?"
+        )
     model = model.to(target).eval()
     return adopt_model(model, tokenizer, name=str(name), revision=revision)
 
@@ -347,19 +352,21 @@ def _check_exists(name: str | Path) -> None:
         return
     if Path(text).expanduser().exists():
         raise InputError(f"{text} is a file; give the folder that holds the model's config.json")
-    if text.startswith((".", "/", "~")) or text.count("/") > 1 or os.sep != "/" and os.sep in text:
+    if text.startswith((".", "/", "~")) or text.count("/") > 1:
         raise InputError(f"there is no model folder {text}; check the path, or give a hub id such as org/name")
 
 
 def _from_pretrained(load: Callable[..., Any], name: str | Path, **options: Any) -> Any:
     """Call a transformers loader and say its failures in one line."""
+    from safetensors import SafetensorError
+
     local = is_local(name)
     path = str(Path(name).expanduser()) if local else str(name)
     if not local:
         _check_hub(path, options.get("revision"))
     try:
         return load(path, local_files_only=local, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"cannot load {name}: {first}{_mend(str(error), options)}") from error
 
@@ -400,7 +407,7 @@ def _reachable(endpoint: str) -> bool:
     import urllib.request
 
     try:  # urllib honours the proxy settings that the hub's own client honours
-        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=5)  # noqa: S310
+        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=5)
     except urllib.error.HTTPError:
         return True
     except (urllib.error.URLError, OSError):

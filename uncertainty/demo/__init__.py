@@ -1,8 +1,9 @@
 """The embedded default: a generated language with a known conditional distribution, and a model of it.
 
-``facts.py`` is the invented world, ``language.py`` the conversations about it, ``oracle.py`` the truth
-at every completion token, ``validation.py`` holds a score table against that truth, ``train.py`` makes
-the model. Only ``train.py`` imports torch.
+``facts.py`` is the invented world, ``words.py`` the vocabulary, ``questions.py`` what is asked,
+``language.py`` the answers and whole conversations, ``oracle.py`` the truth at every completion token,
+``validation.py`` holds a score table against that truth; ``tokenizer.py``, ``train.py`` and ``card.py``
+make the model, its tokenizer and its card. Only ``train.py`` imports torch.
 """
 
 from pathlib import Path

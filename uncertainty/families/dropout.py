@@ -2,9 +2,9 @@
 
 Dimension key: R rows (one pass of one example each), H heads, T positions, D hidden size.
 
-Inside ``McDropout.active(model)`` the model draws a member for each row of a forward pass; on leaving, every flag, rate,
-hook and attention implementation is as before. ``model.train()`` is never called: it would also switch on gradient
-checkpointing, layer drop and router jitter. Two ways of drawing:
+Inside ``McDropout.active(model)`` the model can draw a member for each row of a forward pass; on leaving, every
+flag, rate, hook and attention implementation is as before. ``model.train()`` is never called: it would also switch on
+gradient checkpointing, layer drop and router jitter. Two ways of drawing:
 
 - ``keyed`` (default): masks from ``keyed.py``. A row's member depends on (seed, example, pass, site, position) only.
 - ``kernel``: the stock kernels' own dropout, from torch's generator seeded per forward. It may be faster on a GPU and
@@ -27,11 +27,11 @@ from transformers.masking_utils import eager_mask
 
 from uncertainty.errors import InputError
 from uncertainty.families import keyed
-from uncertainty.families.sites import Site, functional_dropout, plan_sites
+from uncertainty.families.sites import Site, eval_mode, functional_dropout, plan_sites
 
 ATTENTION_NAME = "uncertainty_keyed"
-# Elements of one block of attention weights: small enough for a core's cache, large enough to fill a GPU.
-BLOCK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 27}
+# One block of attention weights, (elements, queries): small enough for a core's cache, large enough to fill a GPU.
+BLOCKS = {"cpu": (1 << 18, 64), "cuda": (1 << 27, 256)}
 
 GATED = ("attention", "module")  # mechanisms that the kernel mode switches by a module's own flag and rate
 
@@ -100,7 +100,7 @@ class McDropout:
         sites = plan_sites(model, self.sites)
         members = DropoutMembers(self, sites, seed, next(model.parameters()).device)
         with ExitStack() as stack:
-            stack.enter_context(_eval_mode(model))
+            stack.enter_context(eval_mode(model))
             stack.enter_context((_keyed_sites if self.rng == "keyed" else _kernel_sites)(model, members))
             yield members
 
@@ -182,15 +182,18 @@ class DropoutMembers:
         if self.family.rng == "kernel":
             return nn.functional.dropout(x_RTD, self.family.rate, training=True)
         keys = keyed.site_keys(self._site_keys(), keyed.name_key(site.name))
-        keep = keyed.keep_features(keys, x_RTD.shape[1], x_RTD.shape[2], self.family.rate, self._starts_R)
-        return x_RTD * keep / (1.0 - keyed.exact_rate(self.family.rate))
+        rows, width = len(keys.first_R), x_RTD.shape[-1]
+        length = x_RTD.numel() // (rows * width)
+        keep = keyed.keep_features(keys, length, width, self.family.rate, self._starts_R)
+        # Some layers (OPT's) flatten rows and positions; rows come first either way.
+        return x_RTD * keep.view(x_RTD.shape) / (1.0 - keyed.exact_rate(self.family.rate))
 
-    def keep_attention(self, site: Site, heads: int, rows: slice, queries: range, length: int) -> Tensor:
-        """Which attention weights of some rows and queries survive."""
+    def keep_attention(self, site: Site, heads: int, rows: slice, block: range) -> Tensor:
+        """Which attention weights of some rows and a block of queries survive; keys up to the end of the block."""
         keys = keyed.site_keys(self._site_keys(), keyed.name_key(site.name))
         part = keyed.Keys(keys.first_R[rows], keys.second_R[rows])
         starts_R = None if self._starts_R is None else self._starts_R[rows]
-        return keyed.keep_attention(part, heads, queries, length, self.family.rate, starts_R)
+        return keyed.keep_attention(part, heads, block, block.stop, self.family.rate, starts_R)
 
     def _site_keys(self) -> keyed.Keys:
         if self._keys is None:
@@ -225,36 +228,36 @@ def keyed_attention(
     members, site = _ACTIVE[id(module)]
     rows, heads, length, _ = query.shape
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    limit = BLOCK_ELEMENTS.get(query.device.type, BLOCK_ELEMENTS["cuda"])
-    rows_at_once = max(1, limit // (heads * length * key.shape[2]))
-    queries_at_once = max(1, limit // (heads * key.shape[2])) if rows_at_once == 1 else length
+    limit, span = BLOCKS.get(query.device.type, BLOCKS["cuda"])
+    rows_at_once = max(1, limit // (heads * min(span, length) * length))
     out = query.new_empty(rows, length, heads, value.shape[-1])
     if members.drawing:
         members.fired[site.name] += 1
     for r in range(0, rows, rows_at_once):
         row = slice(r, min(r + rows_at_once, rows))
         mask_row = None if attention_mask is None else attention_mask[row if len(attention_mask) > 1 else slice(None)]
-        for q in range(0, length, queries_at_once):
-            queries = range(q, min(q + queries_at_once, length))
-            weights = _attention_weights(query[row, :, q : queries.stop], key[row], scaling, softcap, mask_row, queries)
+        for q in range(0, length, span):
+            block = range(q, min(q + span, length))
+            seen = block.stop  # causal: a query looks at no key after it
+            weights = _attention_weights(query[row, :, q:seen], key[row, :, :seen], scaling, softcap, mask_row, block)
             if members.drawing:
-                weights *= members.keep_attention(site, heads, row, queries, key.shape[2])
-            out[row, q : queries.stop] = _weighted(weights.to(query.dtype), value[row]).transpose(1, 2)
+                weights *= members.keep_attention(site, heads, row, block)
+            out[row, q:seen] = _weighted(weights.to(query.dtype), value[row, :, :seen]).transpose(1, 2)
     if members.drawing:
         out /= 1.0 - keyed.exact_rate(members.family.rate)
     return out, None
 
 
 def _attention_weights(
-    query: Tensor, key: Tensor, scaling: float, softcap: float | None, mask: Tensor | None, queries: range
+    query: Tensor, key: Tensor, scaling: float, softcap: float | None, mask: Tensor | None, block: range
 ) -> Tensor:
     rows, heads, length, width = query.shape
     grouped = query.reshape(rows, key.shape[1], -1, width)  # the heads that share a key head, side by side
-    scores = torch.matmul(grouped, key.transpose(2, 3)).view(rows, heads, length, -1) * scaling
+    scores = torch.matmul(grouped, key.transpose(2, 3)).view(rows, heads, length, -1).mul_(scaling)
     if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
+        scores = scores.div_(softcap).tanh_().mul_(softcap)
     if mask is not None:
-        scores = scores + mask[:, :, queries.start : queries.stop]
+        scores += mask[:, :, block.start : block.stop, : block.stop]
     return torch.softmax(scores, dim=-1, dtype=torch.float32)
 
 
@@ -287,7 +290,7 @@ def _keyed_sites(model: Any, members: DropoutMembers) -> Iterator[None]:
 def _kernel_sites(model: Any, members: DropoutMembers) -> Iterator[None]:
     gated = [site for site in members.sites if site.mechanism in GATED]
     holders = [getattr(site.module, site.rate_name) if site.mechanism == "attention" else site.module for site in gated]
-    before = [holder.p if isinstance(holder, nn.Dropout) else holder for holder in holders]
+    before: list[float] = [holder.p if isinstance(holder, nn.Dropout) else holder for holder in holders]  # type: ignore[misc]
     with ExitStack() as stack:
         for site, holder, rate in zip(gated, holders, before, strict=True):
             stack.callback(_set_rate, site, holder, rate)
@@ -330,18 +333,6 @@ def _hooks(model: Any, members: DropoutMembers, skip: Sequence[str] = ()) -> Ite
 
 
 @contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in flags:
-            module.training = False
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
-
-
-@contextmanager
 def _attention_implementation(model: Any) -> Iterator[None]:
     configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
     before = {key: config._attn_implementation for key, config in configs.items()}
@@ -367,7 +358,8 @@ def _registered(entries: dict[int, tuple[DropoutMembers, Site]]) -> Iterator[Non
 
 def _counter(members: DropoutMembers, site: Site) -> Any:
     def count(module: nn.Module, args: Any, output: Any) -> None:
-        members.fired[site.name] += int(module.training)
+        if module.training:
+            members.fired[site.name] += 1
 
     return count
 

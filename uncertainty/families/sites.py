@@ -104,10 +104,8 @@ def plan_sites(model: Any, wanted: str | Sequence[str]) -> list[Site]:
         return native
     sites: list[Site] = []
     for name in names:
-        if name == NATIVE:
-            found = native
-        else:
-            found = [site for site in native if site.kind == name] or INJECTORS[name](model)
+        own = native if name == NATIVE else [site for site in native if site.kind == name]
+        found = own or INJECTORS[name](model)
         sites += [site for site in found if site.name not in {known.name for known in sites}]
     return sites
 
@@ -164,12 +162,25 @@ def functional_sites(model: Any, attention: Sequence[Site]) -> list[Site]:
             seen.append((owner, ordinal, rate))
         return x
 
-    with functional_dropout(list(model.modules()), watch), torch.no_grad():
+    with eval_mode(model), functional_dropout(list(model.modules()), watch), torch.no_grad():
         model.get_decoder()(input_ids=_two_tokens(model), use_cache=False)
     return [
         Site(f"{names[id(owner)]}#{ordinal}", "residual", "native", "functional", rate, owner)
         for owner, ordinal, rate in seen
     ]
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Every module's training flag off; each as it was afterwards."""
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in flags:
+            module.training = False
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
 
 
 @contextmanager

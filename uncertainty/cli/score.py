@@ -1,0 +1,357 @@
+"""``unc-score``: from a data set to per-token uncertainty."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from uncertainty.cli.options import command, option
+from uncertainty.settings import ScoreSettings as Defaults
+
+if TYPE_CHECKING:  # torch and transformers are imported when they are needed: --help must stay quick
+    from uncertainty.prepare import Prepared
+    from uncertainty.scoring import Job, Progress, ScoredRun
+
+PROG = "unc-score"
+DESCRIPTION = """Score every completion token of a data set: loss and entropy of a deterministic pass, and total,
+aleatoric and epistemic (BALD) uncertainty from Monte Carlo dropout, in nats. Writes one row per token as parquet.
+With no options at all it scores the embedded data set with the embedded model."""
+EPILOG = """examples:
+  unc-score
+  unc-score --model meta-llama/Llama-3.2-1B --dataset gsm8k.jsonl --limit 100 --out out/gsm8k
+  unc-score --model ./my-model --dataset chats.parquet --show 3     look at the completion mask, then stop
+  unc-score --config run.yaml --passes 20                           a file of options, one changed
+
+An interrupted run goes on when the same command is given again."""
+MODEL, DATA, MEMBERS, RUNNING, OUTPUT = "model", "data set", "uncertainty", "running", "output"
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """The options of ``unc-score``; defaults come from ``ScoreSettings``."""
+
+    model: str | None = option(
+        None, "folder or hub id of a causal language model (the embedded demo when not given)", group=MODEL
+    )
+    revision: str | None = option(Defaults.revision, "revision of a model on the hub", group=MODEL)
+    dtype: str = option(
+        Defaults.dtype,
+        "data type of the weights; auto is the checkpoint's own",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        group=MODEL,
+    )
+    device: str = option(Defaults.device, "auto (a GPU where there is one), cpu, cuda, cuda:1, ...", group=MODEL)
+    trust_remote_code: bool = option(Defaults.trust_remote_code, "run code that comes with the model", group=MODEL)
+    allow_pickle: bool = option(
+        Defaults.allow_pickle, "read .bin weights, which can run code, besides safetensors", group=MODEL
+    )
+
+    dataset: str | None = option(
+        None,
+        "a .jsonl, .json, .parquet, .csv or .txt file, a folder of them, a saved data set, or a hub id "
+        "(the embedded demo when not given)",
+        group=DATA,
+    )
+    split: str | None = option(Defaults.split, "split of a data set that has several", group=DATA)
+    format: str | None = option(
+        Defaults.format,
+        "what the columns mean; decided from their names when not given",
+        choices=("messages", "sharegpt", "alpaca", "gsm8k", "prompt-completion", "text"),
+        group=DATA,
+    )
+    template: str = option(
+        Defaults.template,
+        "how a conversation becomes text: auto, chat (the tokenizer's own), plain, alpaca, raw, or a .jinja file",
+        group=DATA,
+    )
+    sample_by: str = option(
+        Defaults.sample_by, "how a .txt file is cut", choices=("paragraph", "line", "document"), group=DATA
+    )
+    id_column: str | None = option(Defaults.id_column, "column with the ids; else id, else row numbers", group=DATA)
+    limit: int | None = option(Defaults.limit, "only the first so many rows", unit="rows", group=DATA)
+    max_length: int | None = option(
+        Defaults.max_length, "longest example; the model's context when not given", unit="tokens", group=DATA
+    )
+    keep_columns: tuple[str, ...] = option(
+        Defaults.keep_columns, "columns to copy into the examples table, comma separated", group=DATA
+    )
+
+    passes: int = option(Defaults.passes, "stochastic passes of every example", unit="passes", group=MEMBERS)
+    rate: float = option(Defaults.rate, "dropout rate of every site, 0 to 1", group=MEMBERS)
+    sites: str = option(
+        Defaults.sites,
+        "where dropout acts: native (all the architecture has), or any of attention, residual, embedding, mlp, comma "
+        "separated; what the architecture lacks is injected",
+        group=MEMBERS,
+    )
+    rng: str = option(
+        Defaults.rng,
+        "keyed: a token's masks depend on seed, example, pass, site and position only; kernel: the stock kernels' own "
+        "dropout, repeatable for a fixed batch plan only",
+        choices=("keyed", "kernel"),
+        group=MEMBERS,
+    )
+    seed: int = option(Defaults.seed, "seed of the dropout masks", group=MEMBERS)
+    vocabulary: str = option(
+        Defaults.vocabulary,
+        "where the logits are wider than the tokenizer: keep all (model) or only the tokenizer's",
+        choices=("model", "tokenizer"),
+        group=MEMBERS,
+    )
+
+    tokens_per_batch: int | Literal["auto"] = option(
+        "auto",
+        "tokens of one forward pass, all rows together, or auto; decides speed and memory, not the scores",
+        unit="tokens",
+        group=RUNNING,
+    )
+    shard_examples: int = option(
+        Defaults.shard_examples, "examples of one file; a killed run loses one shard at most", group=RUNNING
+    )
+
+    out: Path | None = option(None, "folder of the run (default: out/MODEL-DATASET)", group=OUTPUT)
+    overwrite: bool = option(False, "start anew in a folder that holds another run", group=OUTPUT)
+    show: int = option(
+        0, "print so many examples with their completion marked, and stop before loading weights", group=OUTPUT
+    )
+
+    def settings(self) -> Defaults:
+        """The options that are settings of the run."""
+        given = {field.name: getattr(self, field.name) for field in fields(Defaults)}
+        given |= {"model": self.model or "", "dataset": self.dataset or ""}
+        given["tokens_per_batch"] = None if self.tokens_per_batch == "auto" else self.tokens_per_batch
+        return Defaults(**given)
+
+    def folder(self) -> Path:
+        """The run folder."""
+        if self.out is not None:
+            return self.out
+        if self.settings().is_demo:
+            return Path("out/demo")
+        name = f"{Path(self.model or '').name}-{Path(self.dataset or '').name.split('.')[0]}"
+        return Path("out") / re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run ``unc-score``; returns its exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    body = partial(run, arguments=arguments)
+    return command(body, ScoreOptions, arguments, prog=PROG, description=DESCRIPTION, epilog=EPILOG)
+
+
+def run(options: ScoreOptions, arguments: Sequence[str]) -> int:
+    """Prepare, show what will happen, score, and sum up."""
+    settings = options.settings()
+    from uncertainty.settings import check_settings
+
+    check_settings(settings)
+    from uncertainty.prepare import go_offline, prepare
+
+    go_offline(settings)
+    _quiet_libraries()
+    prepared = prepare(settings)
+    for line in _about_data(prepared):
+        _say(line)
+    if options.show:
+        _show(prepared, options.show)
+        return 0
+    _say("first example, completion marked:", *_first_example(prepared))
+    from uncertainty.scoring import open_job
+
+    job = open_job(prepared, command=[PROG, *arguments])
+    _say(*_about_job(job, options.folder()))
+    return _score(job, options)
+
+
+def _score(job: Job, options: ScoreOptions) -> int:
+    from uncertainty.scoring import run_job
+
+    folder = options.folder()
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    meter = _meter(job)
+    try:
+        finished = run_job(job, folder, overwrite=options.overwrite, on_progress=meter)
+    except KeyboardInterrupt:
+        meter.close()
+        _say(f"interrupted; finished shards are safe in {folder}. The same command goes on from there.")
+        return 130
+    finally:
+        meter.close()
+        signal.signal(signal.SIGTERM, previous)
+    print(_summary(finished))
+    return 0
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _say(*lines: str) -> None:
+    """Notices go to stderr; results to stdout."""
+    for line in lines:
+        print(line, file=sys.stderr)
+
+
+def _quiet_libraries() -> None:
+    """One progress bar is enough: ours."""
+    import transformers
+    from huggingface_hub.utils import disable_progress_bars
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    disable_progress_bars()
+
+
+def _about_data(prepared: Prepared) -> list[str]:
+    source = prepared.source
+    how = "as asked" if prepared.settings.format else f"from the columns {', '.join(source.columns)}"
+    return [
+        f"data: {source.origin} ({source.kind}), {len(source.rows):,} rows, format {source.format} ({how})",
+        f"template: {prepared.template.name} ({prepared.template.kind}); {len(prepared.examples):,} examples, "
+        f"{prepared.completion_tokens:,} completion tokens, at most {prepared.max_length:,} tokens each",
+        *(f"note: {notice}" for notice in prepared.notices),
+        *_about_skipped(prepared),
+    ]
+
+
+def _about_skipped(prepared: Prepared) -> list[str]:
+    if not prepared.skipped:
+        return []
+    first = prepared.skipped[0]
+    return [f"skipped: {len(prepared.skipped):,} rows (first: {first['where']}: {first['reason']}, {first['detail']})"]
+
+
+def _show(prepared: Prepared, count: int) -> None:
+    from uncertainty.data.show import show_mask
+
+    for example in prepared.examples[:count]:
+        print(show_mask(example, prepared.tokenizer, colour=_coloured(sys.stdout)), end="\n\n")
+
+
+def _first_example(prepared: Prepared) -> list[str]:
+    from uncertainty.data.show import show_mask
+
+    lines = show_mask(prepared.examples[0], prepared.tokenizer, colour=_coloured(sys.stderr)).splitlines()
+    shown = lines if len(lines) <= 24 else [*lines[:12], f"... {len(lines) - 22} lines ...", *lines[-10:]]
+    return [f"  {line}" for line in shown]
+
+
+def _coloured(stream: Any) -> bool:
+    import os
+
+    return bool(stream.isatty()) and "NO_COLOR" not in os.environ
+
+
+def _about_job(job: Job, folder: Path) -> list[str]:
+    record, settings = job.loaded.record, job.prepared.settings
+    lines = [
+        f"model: {record['name']}, {record['architecture']}, {record['parameters']:,} parameters, {record['dtype']} "
+        f"on {record['device']}"
+    ]
+    vocabulary = record["vocabulary"]
+    if vocabulary["logits"] > vocabulary["tokenizer"]:
+        lines.append(
+            f"vocabulary: {vocabulary['logits']:,} logits for {vocabulary['tokenizer']:,} tokens; the "
+            f"{vocabulary['logits'] - vocabulary['tokenizer']:,} padded ones are "
+            f"{'kept, as the model has them' if settings.vocabulary == 'model' else 'left out'}"
+        )
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for site in job.report["sites"]:
+        groups.setdefault((site["kind"], site["origin"], site["native_rate"], site["rate"]), []).append(site["name"])
+    for (kind, origin, native, rate), names in groups.items():
+        was = "" if native is None else f", {native:g} as loaded"
+        lines.append(f"dropout: {len(names)} {origin} {kind} sites at rate {rate:.6g}{was} (first: {names[0]})")
+    expected = job.estimate()
+    lines.append(
+        f"plan: {settings.passes} passes, {job.report['rng']} masks, seed {settings.seed}, {len(job.shards)} shards of "
+        f"{settings.shard_examples} examples, {job.budget.tokens_per_batch:,} tokens per forward"
+    )
+    lines.append(
+        f"estimate: {_duration(expected['seconds'])}, {_size(expected['peak_bytes'])} of memory beside the libraries, "
+        f"{_size(expected['disk_bytes'])} on disk in {folder}"
+    )
+    return lines
+
+
+def _summary(finished: ScoredRun) -> str:
+    from uncertainty.summary import SUMMARY_COLUMNS, summary_text
+
+    totals, timings = finished.info.totals, finished.info.timings
+    scores = finished.scores(SUMMARY_COLUMNS)
+    path = shlex.quote(str(finished.path))
+    lines = [summary_text(scores, totals.get("skipped", {})), ""]
+    if timings.get("tokens_per_second"):
+        lines.append(
+            f"took {_duration(timings['seconds'])} ({timings['tokens_per_second']:,.0f} completion tokens/s with all "
+            f"their passes), peak memory {_size(timings['peak_resident_bytes'])}"
+        )
+    lines += [
+        f"tokens:   {finished.path}/tokens/*.parquet",
+        f"examples: {finished.path}/examples/*.parquet",
+        f"run:      {finished.path}/run.json",
+        f"next:     unc-heatmap {path} --top epistemic --format terminal",
+    ]
+    return "\n".join(lines)
+
+
+class _Meter:
+    """Shows progress: a bar on a terminal, a plain line every half minute elsewhere."""
+
+    def __init__(self, total: int, show: Callable[[Progress, str], None], close: Callable[[], None]) -> None:
+        self.total, self.show, self.close = total, show, close
+
+    def __call__(self, progress: Progress) -> None:
+        self.show(progress, f"{progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s")
+
+
+def _meter(job: Job) -> _Meter:
+    total = job.prepared.completion_tokens
+    if not sys.stderr.isatty():
+        last = [time.monotonic()]
+
+        def plain(progress: Progress, speed: str) -> None:
+            now = time.monotonic()
+            if now - last[0] >= 30:
+                last[0] = now
+                done = progress.resumed_examples + progress.examples
+                left = progress.seconds * (progress.examples_total - done) / max(1, progress.examples)
+                _say(f"{done:,} of {progress.examples_total:,} examples, {speed}, {_duration(left)} left")
+
+        return _Meter(total, plain, lambda: None)
+    from tqdm import tqdm
+
+    bar = tqdm(total=len(job.prepared.examples), unit="example", file=sys.stderr, dynamic_ncols=True)
+
+    def draw(progress: Progress, speed: str) -> None:
+        bar.initial = progress.resumed_examples
+        bar.set_postfix_str(f"{speed} x {job.prepared.settings.passes} passes", refresh=False)
+        bar.update(progress.resumed_examples + progress.examples - bar.n)
+
+    return _Meter(total, draw, bar.close)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

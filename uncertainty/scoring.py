@@ -1,0 +1,373 @@
+"""One scoring run: data, model, engine and run folder joined together.
+
+``prepare`` (in ``prepare.py``) reads and renders, ``open_job`` loads the model and proves that its dropout works,
+``run_job`` scores shard by shard. ``score_dataset`` is the three in one call.
+"""
+
+from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+
+from uncertainty.data.batches import Batch, collate, plan_batches
+from uncertainty.data.render import Example
+from uncertainty.engine import Budget, Calibration, calibrate, check_family, predicted_peak, score
+from uncertainty.errors import InputError
+from uncertainty.families.dropout import McDropout
+from uncertainty.model import LoadedModel, load_model, vocabulary_size
+from uncertainty.prepare import Prepared, example_text, go_offline, prepare
+from uncertainty.run_folder import RunFolder
+from uncertainty.run_info import RunInfo
+from uncertainty.score_schema import kept_types
+from uncertainty.score_tables import shard_tables
+from uncertainty.scores import TokenScores, read_examples, read_scores
+from uncertainty.settings import ScoreSettings
+
+BYTES_PER_TOKEN = 45  # of the token table on disk, measured on the demo and on GSM8K runs
+PACKAGES = ("token-uncertainty", "torch", "transformers", "tokenizers", "numpy", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is ready to go.
+
+    Attributes:
+        prepared: settings, tokenizer and rendered examples.
+        loaded: the model.
+        family: how members are drawn.
+        report: what the family found in the model (sites).
+        budget: memory bounds.
+        calibration: how fast this machine runs this model, measured on one forward and one read-out.
+        kept: types of the kept input columns.
+        info: everything needed to repeat the run.
+    """
+
+    prepared: Prepared
+    loaded: LoadedModel
+    family: McDropout
+    report: dict[str, Any]
+    budget: Budget
+    calibration: Calibration
+    kept: dict[str, pa.DataType]
+    info: RunInfo
+
+    @property
+    def shards(self) -> list[range]:
+        """Indices of the examples of each shard."""
+        size, count = self.prepared.settings.shard_examples, len(self.prepared.examples)
+        return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+    def plan(self, shard: range) -> list[list[int]]:
+        """Groups of examples of a shard that run together; indices into ``prepared.examples``."""
+        lengths = [len(self.prepared.examples[i].input_ids) for i in shard]
+        groups = plan_batches(
+            lengths, tokens_per_batch=self.budget.tokens_per_batch, passes=self.prepared.settings.passes
+        )
+        return [[shard.start + i for i in group] for group in groups]
+
+    def estimate(self) -> dict[str, float]:
+        """Predicted seconds, peak bytes (by part and in sum) and bytes on disk of the whole run."""
+        passes = self.prepared.settings.passes
+        shapes = [
+            _shape([self.prepared.examples[i] for i in group]) for shard in self.shards for group in self.plan(shard)
+        ]
+        peak = predicted_peak(self.loaded.model, shapes, passes=passes, budget=self.budget)
+        forward = sum(b * t for b, t, _ in shapes) * (passes + 1) * self.calibration.seconds_per_row_token
+        read = sum(n for _, _, n in shapes) * self.calibration.seconds_per_completion_token
+        return {
+            "seconds": forward + read,
+            "peak_bytes": sum(peak.values()),
+            "disk_bytes": self.prepared.completion_tokens * BYTES_PER_TOKEN,
+            **{f"peak_bytes.{name}": size for name, size in peak.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: counts of this call, and what was there before it (``resumed_examples``)."""
+
+    examples: int
+    examples_total: int
+    resumed_examples: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """A finished run: its folder and what its ``run.json`` says."""
+
+    path: Path
+    info: RunInfo
+
+    def scores(self, columns: list[str] | None = None) -> pd.DataFrame:
+        """The token table, one row per completion token."""
+        return read_scores(self.path, columns=columns)
+
+    def examples(self) -> pd.DataFrame:
+        """The examples table."""
+        return read_examples(self.path)
+
+
+def score_dataset(
+    model: str | Path | LoadedModel = "",
+    dataset: str | Path = "",
+    out: str | Path = "out/demo",
+    *,
+    overwrite: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+    **settings: Any,
+) -> ScoredRun:
+    """Score every completion token of a data set by Monte Carlo dropout, into a run folder.
+
+    Args:
+        model: a folder, a hub id, or a ``LoadedModel`` (``adopt_model(model, tokenizer)`` makes one of your own
+            objects); with no ``dataset`` either, the embedded demo.
+        dataset: a file, a folder or a hub id.
+        out: the run folder; called again with the same settings, an interrupted run goes on and a finished one is
+            returned at once.
+        overwrite: start anew.
+        on_progress: called after every batch.
+        **settings: fields of ``ScoreSettings``, such as ``passes=100, rate=0.1, limit=200``.
+
+    Returns:
+        the run; ``.scores()`` is its token table as a pandas frame.
+
+    Raises:
+        InputError: anything the caller gave that cannot be used.
+        TypeError: a setting that does not exist.
+    """
+    given = model if isinstance(model, LoadedModel) else None
+    name = given.record["name"] if given is not None else model
+    resolved = ScoreSettings(model=str(name), dataset=str(dataset), **settings)
+    if given is None:
+        go_offline(resolved)
+    job = open_job(prepare(resolved, given), given)
+    return run_job(job, out, overwrite=overwrite, on_progress=on_progress)
+
+
+def open_job(prepared: Prepared, loaded: LoadedModel | None = None, *, command: Sequence[str] | None = None) -> Job:
+    """Load the model, prove that its dropout acts where planned, and time it.
+
+    Args:
+        prepared: from ``prepare``.
+        loaded: the model if it is loaded already.
+        command: the command line, for the record and for the message that says how to resume.
+
+    Raises:
+        InputError: see ``load_model`` and ``check_family``.
+    """
+    settings = prepared.settings
+    family = McDropout(settings.rate, settings.sites, settings.rng)  # type: ignore[arg-type]
+    kept = kept_types({name: row.fields.get(name) for name in settings.keep_columns} for row in prepared.rows)
+    if loaded is None:
+        loaded = load_model(
+            settings.model_source,
+            prepared.tokenizer,
+            dtype=settings.dtype,
+            device=settings.device,
+            revision=settings.revision,
+            trust_remote_code=settings.trust_remote_code,
+            allow_pickle=settings.allow_pickle,
+        )
+    budget = Budget.for_device(next(loaded.model.parameters()).device, settings.tokens_per_batch)
+    probe = _probe(prepared.examples)
+    report = check_family(loaded.model, probe, family, seed=settings.seed)
+    calibration = calibrate(loaded.model, probe, family, passes=settings.passes, seed=settings.seed, budget=budget)
+    info = RunInfo(
+        settings=_deciding(prepared, loaded, report),
+        record=_record(prepared, loaded, command),
+    )
+    return Job(prepared, loaded, family, report, budget, calibration, kept, info)
+
+
+def run_job(
+    job: Job,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> ScoredRun:
+    """Score what is missing in ``out`` and finish it.
+
+    Raises:
+        InputError: ``out`` holds another run, or every example of a shard gives logits that are not finite.
+    """
+    started = time.monotonic()
+    shards = job.shards
+    with RunFolder.open(Path(out), job.info, len(shards), overwrite=overwrite) as folder:
+        missing = list(folder.todo)
+        resumed = sum(len(shard) for k, shard in enumerate(shards) if k not in missing)
+        done = [0, 0]
+        for k in missing:
+            blocks = []
+            for block in _score_shard(job, shards[k]):
+                blocks.append(block)
+                done[0] += len(block.ids)
+                done[1] += len(block.position_N)
+                if on_progress is not None:
+                    seconds = time.monotonic() - started
+                    on_progress(Progress(done[0], len(job.prepared.examples), resumed, done[1], seconds))
+            _commit(job, folder, k, shards[k], blocks)
+        timings = _timings(job, time.monotonic() - started, done[1]) if missing else {}
+        finished = folder.finish(skipped=job.prepared.skipped, timings=timings)
+    return ScoredRun(Path(out), finished)
+
+
+def _score_shard(job: Job, shard: range) -> Iterable[TokenScores]:
+    settings = job.prepared.settings
+    batches = (collate([job.prepared.examples[i] for i in group]) for group in job.plan(shard))
+    return score(
+        job.loaded.model,
+        batches,
+        job.family,
+        passes=settings.passes,
+        seed=settings.seed,
+        budget=job.budget,
+        vocabulary=_read_out(job.prepared, job.loaded),
+    )
+
+
+def _commit(job: Job, folder: RunFolder, k: int, shard: range, blocks: list[TokenScores]) -> None:
+    prepared = job.prepared
+    unusable = {name: why for block in blocks for name, why in block.unusable.items()}
+    if len(unusable) == len(shard):
+        name, why = next(iter(unusable.items()))
+        raise InputError(
+            f"every example of shard {k} gives results that are not finite in {job.loaded.record['dtype']} "
+            f"(first: id {name}, {why}); try --dtype bfloat16 or float32"
+        )
+    _refuse_no_uncertainty(job, blocks)
+    texts = [
+        example_text(prepared.examples[i], prepared.rows[i], prepared.tokenizer, prepared.settings.keep_columns)
+        for i in shard
+    ]
+    skipped = [
+        {
+            "row": prepared.rows[i].number,
+            "where": prepared.rows[i].where,
+            "id": prepared.examples[i].id,
+            "reason": "not_finite",
+            "detail": unusable[prepared.examples[i].id],
+        }
+        for i in shard
+        if prepared.examples[i].id in unusable
+    ]
+    tokens, examples = shard_tables(blocks, texts, job.kept)
+    folder.commit(k, tokens, examples, skipped)
+
+
+def _refuse_no_uncertainty(job: Job, blocks: list[TokenScores]) -> None:
+    """A BALD of zero everywhere is a fault of the set-up, not a result; rate 0 and one pass are asked-for controls."""
+    if job.family.deterministic or job.prepared.settings.passes == 1:
+        return
+    epistemic_N = np.concatenate([block.measures["epistemic"] for block in blocks])
+    if not np.nanmax(epistemic_N, initial=0.0) > 0.0:
+        raise InputError(
+            f"epistemic uncertainty is zero at all {len(epistemic_N)} tokens of a shard although dropout is on at rate "
+            f"{job.family.rate}; raise --rate or choose other --sites"
+        )
+
+
+def _probe(examples: list[Example]) -> Batch:
+    """The example of median length, alone: what the checks and the timing run on."""
+    order = sorted(examples, key=lambda example: len(example.input_ids))
+    return collate([order[len(order) // 2]])
+
+
+def _shape(group: list[Example]) -> tuple[int, int, int]:
+    return len(group), max(len(e.input_ids) for e in group), sum(sum(e.completion) for e in group)
+
+
+def _read_out(prepared: Prepared, loaded: LoadedModel) -> int | None:
+    if prepared.settings.vocabulary == "model":
+        return None
+    return min(len(prepared.tokenizer), vocabulary_size(loaded.model))
+
+
+def _deciding(prepared: Prepared, loaded: LoadedModel, report: dict[str, Any]) -> dict[str, Any]:
+    """The settings that decide the numbers; a folder is resumed only where all of them agree."""
+    settings, source, model = prepared.settings, prepared.source, loaded.record
+    names = ("id_column", "limit", "keep_columns", "passes", "seed", "vocabulary", "shard_examples")
+    identity = {"files": model["files"]} if "files" in model else {"name": model["name"], "revision": model["revision"]}
+    return {
+        "model": {
+            **identity,
+            **{name: model[name] for name in ("architecture", "parameters", "dtype", "attention")},
+            "device": model["device"].split(":")[0],
+        },
+        "data": {
+            **({"files": source.files} if source.files else {"name": source.origin, "revision": source.revision}),
+            "split": settings.split,
+            "format": source.format,
+            "template": {"name": prepared.template.name, "sha256": prepared.template.sha256},
+            "max_length": prepared.max_length,
+            "sample_by": settings.sample_by,
+        },
+        **{name: getattr(settings, name) for name in names},
+        "family": report,
+        "versions": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _record(prepared: Prepared, loaded: LoadedModel, command: Sequence[str] | None) -> dict[str, Any]:
+    """What describes the run without deciding its numbers; the same at every resume on one machine."""
+    return {
+        "model": loaded.record,
+        "dataset": {"origin": prepared.source.origin, "kind": prepared.source.kind, "columns": prepared.source.columns},
+        "template": asdict(prepared.template),
+        "skipped": dict(Counter(skip["reason"] for skip in prepared.skipped)),
+        "resolved": asdict(prepared.settings),
+        "command": None if command is None else list(command),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "git": _git_state(),
+    }
+
+
+def _timings(job: Job, seconds: float, tokens: int) -> dict[str, Any]:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes there, kibibytes here
+    cuda = job.loaded.model.device.type == "cuda"
+    return {
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds if seconds else 0.0,
+        "peak_resident_bytes": usage.ru_maxrss * scale,
+        "peak_gpu_bytes": torch.cuda.max_memory_allocated() if cuda else None,
+        "tokens_per_batch": job.budget.tokens_per_batch,
+        "threads": torch.get_num_threads(),
+        "host": platform.node(),
+        "estimate": job.estimate(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # a source tree on the path that was never installed
+        return None
+
+
+def _git_state() -> str | None:
+    """The commit of the source tree this package runs from, with ``-dirty`` where it was changed; None if none."""
+    folder = Path(__file__).parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,68 @@
+"""A score table in a screenful: counts, the spread of each measure, rank correlations. Pure functions on frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+from scipy import stats
+
+from uncertainty.scores import MEASURE_COLUMNS
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+SUMMARY_COLUMNS = ["example_id", *MEASURE_COLUMNS]
+
+
+def spread(scores: pd.DataFrame) -> pd.DataFrame:
+    """Mean and quantiles of each measure over the predicted tokens.
+
+    Args:
+        scores: a token table with the measures' columns; rows without a prediction are NaN and left out.
+
+    Returns:
+        one row per measure, columns ``mean`` and the quantiles in percent (nats; label_prob from 0 to 1).
+    """
+    values = scores[list(MEASURE_COLUMNS)].astype("float64")
+    table = values.quantile(list(QUANTILES)).T
+    table.columns = [f"{100 * q:g}%" for q in QUANTILES]
+    table.insert(0, "mean", values.mean())
+    return table
+
+
+def rank_correlations(scores: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's rank correlation over all predicted tokens of epistemic and aleatoric with loss and entropy.
+
+    Tokens of one example hang together, so no interval is given here: one that treats tokens as independent would be
+    several times too narrow.
+
+    Returns:
+        rows ``epistemic`` and ``aleatoric``, columns ``loss`` and ``entropy``; NaN where a column is constant.
+    """
+    rows, columns = ["epistemic", "aleatoric"], ["loss", "entropy"]
+    ranks = scores[rows + columns].dropna().rank()
+    table = pd.DataFrame(index=rows, columns=columns, dtype="float64")
+    for row in rows:
+        for column in columns:
+            constant = ranks[row].nunique() < 2 or ranks[column].nunique() < 2
+            table.loc[row, column] = float("nan") if constant else stats.pearsonr(ranks[row], ranks[column])[0]
+    return table
+
+
+def summary_text(scores: pd.DataFrame, skipped: Mapping[str, int]) -> str:
+    """The summary that a command prints.
+
+    Args:
+        scores: the token table.
+        skipped: rows left out, by reason.
+    """
+    predicted = int(scores["loss"].notna().sum())
+    lines = [
+        f"{scores['example_id'].nunique():,} examples, {len(scores):,} completion tokens ({predicted:,} predicted)"
+    ]
+    if skipped:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(skipped.items()))
+        lines.append(f"skipped rows: {reasons} (listed in skipped.jsonl)")
+    lines += ["", "measure, nats (label_prob: 0 to 1)", spread(scores).to_string(float_format="{:.4f}".format)]
+    lines += ["", "rank correlation over tokens (Spearman)"]
+    lines.append(rank_correlations(scores).to_string(float_format="{:.3f}".format, na_rep="undefined (constant)"))
+    return "\n".join(lines)
