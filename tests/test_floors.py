@@ -65,6 +65,11 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "analysis.cli.*": (
         "analysis.*", "-analysis.cli.*", "uncertainty", "uncertainty.scores", "uncertainty.cli.options",
     ),
+    # it scores too: the options of scoring are unc-score's, and one loaded model serves every run of a sweep
+    "analysis.cli.sweep": (
+        "analysis.*", "-analysis.cli.*", "uncertainty.scores", "uncertainty.cli.options", "uncertainty.cli.score",
+        "uncertainty.settings", "uncertainty.prepare", "uncertainty.scoring",
+    ),
     "figures.*": (
         "figures.*", "analysis.*", "-analysis.cli.*", "uncertainty", "uncertainty.scores", "uncertainty.cli.options",
     ),

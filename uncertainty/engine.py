@@ -11,6 +11,7 @@ tokens at a time, all members together, under a byte budget. So every measure is
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -27,8 +28,7 @@ from uncertainty.errors import InputError
 from uncertainty.model import READOUT_TOLERANCE, final_hidden, hidden_size, readout, vocabulary_size
 from uncertainty.scores import MEASURE_COLUMNS, TokenScores
 
-READOUT_BYTES = {"cpu": 64 << 20, "cuda": 2 << 30}  # one slice of logits and what is computed from it
-READOUT_BLOCKS = 2  # [K, M, V] float32 tensors alive at once: logits and log-probabilities
+READOUT_BYTES = {"cpu": 128 << 20, "cuda": 2 << 30}  # one slice of logits, all members together
 TOKENS_PER_BATCH = {"cpu": 8192, "cuda": 32768}
 OFF = (-1,)  # the passes of a deterministic forward
 
@@ -197,7 +197,7 @@ def predicted_peak(
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * width
     rows = max((max(budget.tokens_per_batch, b * t) for b, t, _ in batches), default=0)
     kept = max((n for _, _, n in batches), default=0)
-    slice_bytes = max(budget.readout_bytes, READOUT_BLOCKS * 4 * passes * vocabulary_size(model))
+    slice_bytes = max(budget.readout_bytes, 4 * (passes + 1) * vocabulary_size(model))
     from_16_bit = 4 * vocabulary_size(model) * width if size < 4 and model.device.type == "cpu" else 0
     return {
         "weights": sum(p.numel() * p.element_size() for p in model.parameters()),
@@ -216,6 +216,7 @@ class _Loop:
         self.keyed = keyed
         self.budget = budget
         self.vocabulary = vocabulary
+        self.scratch = torch.empty(0)
 
     @torch.inference_mode()
     def score(self, batch: Batch, passes: int) -> TokenScores:
@@ -262,25 +263,30 @@ class _Loop:
 
     def slice_size(self, members: int) -> int:
         """Tokens of one read-out slice."""
-        per_token = READOUT_BLOCKS * 4 * members * vocabulary_size(self.model)
+        per_token = 4 * (members + 1) * vocabulary_size(self.model)
         return max(1, self.budget.readout_bytes // per_token)
 
     def measure(self, off_MD: Tensor, hidden_KMD: Tensor, label_M: Tensor) -> dict[str, Tensor]:
         """All measures of a slice of tokens."""
         off_MV = self.log_probs(off_MD)
-        loss_M = measures.token_loss(off_MV, label_M)
-        values = measures.decompose(self.log_probs(hidden_KMD), label_M)
-        return {
-            "loss": loss_M,
+        found = {
+            "loss": measures.token_loss(off_MV, label_M),
             "entropy": measures.entropy(off_MV),
             "label_prob": measures.label_prob(off_MV, label_M),
             "label_rank": measures.label_rank(off_MV, label_M),
-            **{name.removesuffix("_N"): value for name, value in values._asdict().items()},
         }
+        members = measures.decompose(self.log_probs(hidden_KMD), label_M)
+        return found | {name.removesuffix("_N"): value for name, value in members._asdict().items()}
 
     def log_probs(self, hidden: Tensor) -> Tensor:
-        logits = readout(self.model, hidden)[..., : self.vocabulary]
-        return torch.log_softmax(logits, dim=-1)
+        """Log-probabilities in memory that is used again for the next slice: read them before the next call."""
+        shape = (*hidden.shape[:-1], vocabulary_size(self.model))
+        dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        if self.scratch.numel() < math.prod(shape) or self.scratch.dtype != dtype:
+            # Fresh pages for every slice would cost a CPU three times the arithmetic done on them.
+            self.scratch = torch.empty(math.prod(shape), dtype=dtype, device=hidden.device)
+        logits = readout(self.model, hidden, out=self.scratch[: math.prod(shape)].view(shape))[..., : self.vocabulary]
+        return torch.log_softmax(logits, dim=-1, out=logits)
 
     def _shrink(self, error: RuntimeError, batch: Batch, rows: int) -> None:
         """Halve the rows per forward after running out of memory; any other error goes on."""

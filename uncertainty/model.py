@@ -185,18 +185,19 @@ def final_hidden(model: Any, input_ids_BT: Tensor, attention_mask_BT: Tensor | N
     return backbone(model)(**inputs).last_hidden_state
 
 
-def readout(model: Any, hidden: Tensor) -> Tensor:
+def readout(model: Any, hidden: Tensor, out: Tensor | None = None) -> Tensor:
     """Float32 logits of final hidden states, equal to the model's own logits up to the rounding of its dtype.
 
     Args:
         model: the model that made ``hidden``.
         hidden: ``[..., D]``, after the final norm.
+        out: memory to write the logits to, of their shape and dtype; reusing it saves an allocation as large as they.
 
     Returns:
         ``[..., V]`` float32 (float64 for a float64 model), soft-capped and scaled as the model does it.
     """
     head = model.get_output_embeddings()
-    logits = _project(hidden, head.weight)
+    logits = _project(hidden, head.weight, out)
     if getattr(head, "bias", None) is not None:
         logits += head.bias.to(logits.dtype)
     for attribute, apply in POST_PROCESSING.items():
@@ -313,13 +314,19 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _project(hidden: Tensor, weight_VD: Tensor) -> Tensor:
-    if weight_VD.dtype in (torch.float32, torch.float64):
-        return nn.functional.linear(hidden, weight_VD)
-    if hidden.is_cuda:  # 16-bit factors, float32 accumulation and float32 output, in one kernel
-        flat = hidden.reshape(-1, hidden.shape[-1])
-        return torch.mm(flat, weight_VD.T, out_dtype=torch.float32).view(*hidden.shape[:-1], -1)
-    return nn.functional.linear(hidden.float(), weight_VD.float())
+def _project(hidden: Tensor, weight_VD: Tensor, out: Tensor | None) -> Tensor:
+    wide = weight_VD.dtype in (torch.float32, torch.float64)
+    if not wide and not hidden.is_cuda:
+        hidden, weight_VD, wide = hidden.float(), weight_VD.float(), True
+    if out is None:
+        dtype = weight_VD.dtype if wide else torch.float32
+        out = hidden.new_empty((*hidden.shape[:-1], len(weight_VD)), dtype=dtype)
+    flat, flat_out = hidden.reshape(-1, hidden.shape[-1]), out.view(-1, len(weight_VD))
+    if wide:
+        torch.mm(flat, weight_VD.T, out=flat_out)
+    else:  # 16-bit factors, float32 accumulation and float32 output, in one kernel
+        torch.mm(flat, weight_VD.T, out_dtype=torch.float32, out=flat_out)
+    return out
 
 
 def _soft_cap(logits: Tensor, cap: float) -> Tensor:

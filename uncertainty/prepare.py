@@ -197,6 +197,9 @@ def _notices(prepared: Prepared) -> list[str]:
     cut = sum(example.truncated for example in prepared.examples)
     if cut:
         notices.append(f"{cut} examples are longer than {prepared.max_length} tokens: cut, and flagged truncated")
+    unknown = sum(example.unknown for example in prepared.examples)
+    if unknown:
+        notices.append(f"{unknown:,} tokens stand for text outside the tokenizer's vocabulary")
     if prepared.template.kind == "chat":
         risky = sum(contains_special_text(example.messages, prepared.tokenizer) for example in prepared.examples)
         if risky:

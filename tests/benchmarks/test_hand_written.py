@@ -20,7 +20,7 @@ LENGTHS = (9, 14, 14, 5, 11)
 
 
 def _load() -> ModuleType:
-    path = Path(__file__).parents[1] / "benchmarks" / "hand_written.py"
+    path = Path(__file__).parents[2] / "benchmarks" / "hand_written.py"
     spec = importlib.util.spec_from_file_location("hand_written", path)
     assert spec is not None
     assert spec.loader is not None

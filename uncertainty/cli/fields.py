@@ -65,6 +65,17 @@ def positional(help: str, *, many: bool = False, default: Any = MISSING) -> Any:
     return dataclasses.field(default=default, metadata={"about": {"help": help, "positional": True, "many": many}})
 
 
+def same_option(options: type, name: str) -> Any:
+    """State an option that another command has too, as a dataclass field: its default, help, unit and choices.
+
+    Args:
+        options: the other command's dataclass.
+        name: of its field; the new field has the same name and annotation.
+    """
+    (one,) = (field for field in dataclasses.fields(options) if field.name == name)
+    return dataclasses.field(default=one.default, metadata=one.metadata)
+
+
 @dataclasses.dataclass(frozen=True)
 class Option:
     """One field of the options: how its value is read and how the help shows it."""

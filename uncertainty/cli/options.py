@@ -16,11 +16,11 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, TypeVar
 
-from uncertainty.cli.fields import Option, nearest, option, option_table, positional, quoted
+from uncertainty.cli.fields import Option, nearest, option, option_table, positional, quoted, same_option
 from uncertainty.cli.yaml_file import read_entries, yaml_text
 from uncertainty.errors import InputError
 
-__all__ = ["command", "dump_yaml", "option", "parse", "positional"]
+__all__ = ["command", "dump_yaml", "option", "parse", "positional", "same_option"]
 
 T = TypeVar("T")
 

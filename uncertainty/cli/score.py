@@ -156,9 +156,9 @@ def run(options: ScoreOptions, arguments: Sequence[str]) -> int:
     from uncertainty.prepare import go_offline, prepare
 
     go_offline(settings)
-    _quiet_libraries()
+    quiet_libraries()
     prepared = prepare(settings)
-    for line in _about_data(prepared):
+    for line in about_data(prepared):
         _say(line)
     if options.show:
         _show(prepared, options.show)
@@ -175,8 +175,8 @@ def _score(job: Job, options: ScoreOptions) -> int:
     from uncertainty.scoring import run_job
 
     folder = options.folder()
-    previous = signal.signal(signal.SIGTERM, _interrupt)
-    meter = _meter(job)
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    meter = progress_meter(job)
     try:
         finished = run_job(job, folder, overwrite=options.overwrite, on_progress=meter)
     except KeyboardInterrupt:
@@ -190,7 +190,8 @@ def _score(job: Job, options: ScoreOptions) -> int:
     return 0
 
 
-def _interrupt(signum: int, frame: Any) -> None:
+def interrupt(signum: int, frame: Any) -> None:
+    """Take SIGTERM for Ctrl-C: finish nothing, leave the run folder ready to resume."""
     raise KeyboardInterrupt
 
 
@@ -200,7 +201,7 @@ def _say(*lines: str) -> None:
         print(line, file=sys.stderr)
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """One progress bar is enough: ours."""
     import transformers
     from huggingface_hub.utils import disable_progress_bars
@@ -210,7 +211,8 @@ def _quiet_libraries() -> None:
     disable_progress_bars()
 
 
-def _about_data(prepared: Prepared) -> list[str]:
+def about_data(prepared: Prepared) -> list[str]:
+    """What was read and rendered, and what was skipped, one line each."""
     source = prepared.source
     how = "as asked" if prepared.settings.format else f"from the columns {', '.join(source.columns)}"
     return [
@@ -275,7 +277,7 @@ def _about_job(job: Job, folder: Path) -> list[str]:
         f"{settings.shard_examples} examples, {job.budget.tokens_per_batch:,} tokens per forward"
     )
     lines.append(
-        f"estimate: {_duration(expected['seconds'])}, {_size(expected['peak_bytes'])} of memory beside the libraries, "
+        f"estimate: {duration(expected['seconds'])}, {_size(expected['peak_bytes'])} of memory beside the libraries, "
         f"{_size(expected['disk_bytes'])} on disk in {folder}"
     )
     return lines
@@ -290,7 +292,7 @@ def _summary(finished: ScoredRun) -> str:
     lines = [summary_text(scores, totals.get("skipped", {})), ""]
     if timings.get("tokens_per_second"):
         lines.append(
-            f"took {_duration(timings['seconds'])} ({timings['tokens_per_second']:,.0f} completion tokens/s with all "
+            f"took {duration(timings['seconds'])} ({timings['tokens_per_second']:,.0f} completion tokens/s with all "
             f"their passes), peak memory {_size(timings['peak_resident_bytes'])}"
         )
     lines += [
@@ -312,7 +314,8 @@ class _Meter:
         self.show(progress, f"{progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s")
 
 
-def _meter(job: Job) -> _Meter:
+def progress_meter(job: Job) -> _Meter:
+    """What shows the progress of ``run_job``: call it with each ``Progress``, and ``close`` it at the end."""
     total = job.prepared.completion_tokens
     if not sys.stderr.isatty():
         last = [time.monotonic()]
@@ -323,7 +326,7 @@ def _meter(job: Job) -> _Meter:
                 last[0] = now
                 done = progress.resumed_examples + progress.examples
                 left = progress.seconds * (progress.examples_total - done) / max(1, progress.examples)
-                _say(f"{done:,} of {progress.examples_total:,} examples, {speed}, {_duration(left)} left")
+                _say(f"{done:,} of {progress.examples_total:,} examples, {speed}, {duration(left)} left")
 
         return _Meter(total, plain, lambda: None)
     from tqdm import tqdm
@@ -338,7 +341,8 @@ def _meter(job: Job) -> _Meter:
     return _Meter(total, draw, bar.close)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time as a person says it."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = seconds / 60
