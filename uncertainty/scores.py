@@ -222,7 +222,7 @@ def _committed(run: Path, info: RunInfo, partial: bool) -> list[dict[str, Any]]:
     found = [load_receipt(run, shard, info.fingerprint) for shard in range(info.n_shards)]
     receipts = [receipt for receipt in found if receipt is not None]
     if info.status != "complete" and not (partial and receipts):
-        command = info.record.get("command", "")
+        command = info.record.get("command") or ""
         again = one_line(command if isinstance(command, str) else shlex.join(command))
         mend = f"run its command again to finish it{f' ({again})' if again else ''}"
         reading = ", or read what is there with partial=True" if receipts else ""
