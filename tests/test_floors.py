@@ -91,6 +91,7 @@ WHOLE = {
     "tests/test_floors.py": "the house's own rules",
     "tests/test_wheel.py": "what the built package holds",
     "tests/test_readme.py": "the lines the README shows",
+    "tests/test_demo_run.py": "the embedded run against the truth of its language",
 }
 
 

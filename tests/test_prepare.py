@@ -66,10 +66,13 @@ def test_columns_to_keep_must_exist(folder, tmp_path):
 
 
 def test_offsets_of_completion_tokens_spell_the_completion(folder, tmp_path):
-    rows = [{"messages": [{"role": r, "content": c} for r, c in turns]} for turns in (
-        [("user", "hi"), ("assistant", "Hello \U0001f469‍\U0001f467 there")],
-        [("user", "a"), ("assistant", "one"), ("user", "b"), ("assistant", "deux é")],
-    )]
+    rows = [
+        {"messages": [{"role": r, "content": c} for r, c in turns]}
+        for turns in (
+            [("user", "hi"), ("assistant", "Hello \U0001f469‍\U0001f467 there")],
+            [("user", "a"), ("assistant", "one"), ("user", "b"), ("assistant", "deux é")],
+        )
+    ]
     prepared = prepare(settings(folder, write(tmp_path / "d.jsonl", rows)))
     for example, row in zip(prepared.examples, prepared.rows, strict=True):
         text = example_text(example, row, prepared.tokenizer, ())

@@ -22,7 +22,9 @@ def folder(tiny_folder, tmp_path):
 @pytest.fixture
 def data(tmp_path):
     path = tmp_path / "data.jsonl"
-    rows = [{"question": f"{i} + {i} = ?", "answer": f"It is {2 * i}, since {i} twice." * (1 + i % 3)} for i in range(7)]
+    rows = [
+        {"question": f"{i} + {i} = ?", "answer": f"It is {2 * i}, since {i} twice." * (1 + i % 3)} for i in range(7)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
