@@ -227,18 +227,21 @@ class _Loop:
 
     def hidden(self, batch: Batch, passes: Sequence[int]) -> Tensor:
         """States that predict the batch's completion tokens, ``[K, N, D]``; ``OFF`` is the deterministic pass."""
-        parts, done = [], 0
+        kept_KND, done = None, 0
         while done < len(passes):
-            rows = batch.input_ids_BT.numel()
-            at_once = max(1, self.budget.tokens_per_batch // max(1, rows))
+            at_once = max(1, self.budget.tokens_per_batch // batch.input_ids_BT.numel())
             now = passes[done : done + at_once]
             try:
-                parts.append(self.forward(batch, now))
+                hidden_PND = self.forward(batch, now)
             except RuntimeError as error:
                 self._shrink(error, batch, len(now))
                 continue
+            if kept_KND is None:
+                kept_KND = hidden_PND.new_empty((len(passes), *hidden_PND.shape[1:]))
+            kept_KND[done : done + len(now)] = hidden_PND
             done += len(now)
-        return torch.cat(parts)
+        assert kept_KND is not None, "there is at least one pass"
+        return kept_KND
 
     def forward(self, batch: Batch, passes: Sequence[int]) -> Tensor:
         """One forward pass of the backbone: every example of the batch under each of ``passes``."""
