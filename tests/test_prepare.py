@@ -58,7 +58,7 @@ def test_a_length_beyond_the_context_is_refused(folder, tmp_path):
 
 def test_columns_to_keep_must_exist(folder, tmp_path):
     data = write(tmp_path / "d.jsonl", [{"question": "x", "answer": "y", "level": 3}])
-    with pytest.raises(InputError, match="--keep-columns lvl: .* it has question, answer, level"):
+    with pytest.raises(InputError, match=r"--keep-columns lvl: .* it has question, answer, level"):
         prepare(settings(folder, data, keep_columns=("lvl",)))
     prepared = prepare(settings(folder, data, keep_columns=("level",)))
     text = example_text(prepared.examples[0], prepared.rows[0], prepared.tokenizer, ("level",))
