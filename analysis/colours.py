@@ -7,7 +7,7 @@ outputs, figure and terminal, use the same two.
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class Scale:
         clip_percentile: Percentile of the reference that ``upper`` is; 100 where nothing of it is clipped.
         reference: The values that the scale was taken from, sorted, without NaN.
         reference_name: What these are, for the legend: "the run" or "this example".
+        centred: A value scale of differences: from ``-upper`` at position 0 to ``upper`` at 1, no difference at 0.5.
     """
 
     kind: ScaleKind
@@ -38,6 +39,12 @@ class Scale:
     clip_percentile: float
     reference: np.ndarray
     reference_name: str
+    centred: bool = False
+
+    @property
+    def lower(self) -> float:
+        """Value at position 0 of a value scale."""
+        return -self.upper if self.centred else 0.0
 
     def positions(self, values: np.ndarray) -> np.ndarray:
         """Positions of values, 0 to 1; NaN stays NaN."""
@@ -48,17 +55,18 @@ class Scale:
             ranks = (below + not_above) / 2 / max(len(self.reference), 1)
             return np.where(np.isnan(values), np.nan, ranks)
         if self.upper <= 0:
-            return np.where(np.isnan(values), np.nan, 0.0)
-        return np.clip(values / self.upper, 0.0, 1.0)
+            return np.where(np.isnan(values), np.nan, 0.5 if self.centred else 0.0)
+        return np.clip((values - self.lower) / (self.upper - self.lower), 0.0, 1.0)
 
     def n_clipped(self, values: np.ndarray) -> int:
-        """How many values lie above the upper end of a value scale."""
-        return int(np.sum(np.asarray(values) > self.upper)) if self.kind == "value" else 0
+        """How many values lie above the upper end of a value scale; of differences, beyond either end."""
+        values = np.abs(values) if self.centred else np.asarray(values)
+        return int(np.sum(values > self.upper)) if self.kind == "value" else 0
 
     def value_at(self, position: float) -> float:
         """The value that has this position: the inverse of ``positions`` for the legend."""
         if self.kind == "value":
-            return position * self.upper
+            return self.lower + position * (self.upper - self.lower)
         return float(np.quantile(self.reference, position)) if len(self.reference) else 0.0
 
 
@@ -90,9 +98,21 @@ def make_scale(
     return Scale(kind, upper, clip_percentile, known, reference_name)
 
 
+def difference_scale(differences: np.ndarray, reference_name: str, *, clip_percentile: float = 99.0) -> Scale:
+    """A value scale centred at no difference, as far to both sides as this percentile of the absolute differences.
+
+    Args:
+        differences: Differences of a measure, in its unit; NaN are left out.
+        reference_name: What they are, for the legend.
+        clip_percentile: Percentile of the absolute differences at both ends, in (0, 100].
+    """
+    scale = make_scale("value", np.abs(differences), reference_name, clip_percentile=clip_percentile)
+    return replace(scale, centred=True)
+
+
 @dataclass(frozen=True, eq=False)
 class Colours:
-    """A colour map as a table, light (position 0) to dark (position 1).
+    """A colour map as a table: light (position 0) to dark (position 1), or away from white to both sides.
 
     Attributes:
         name: The name the user gave.
@@ -108,6 +128,12 @@ class Colours:
             return WHITE
         red, green, blue = self.table_C3[min(int(position * 256), 255)]
         return float(red), float(green), float(blue)
+
+    @property
+    def for_dark_page(self) -> Colours:
+        """The same map on a dark page: still away from the page, the higher (of differences, the larger)."""
+        table_C3 = _diverging(_DIVERGING_ON_DARK) if self.name == _DIVERGING else self.table_C3[::-1]
+        return Colours(self.name, table_C3)
 
 
 def colours(name: str) -> Colours:
@@ -140,6 +166,11 @@ def colours(name: str) -> Colours:
     return Colours(name, table_C3[chosen])
 
 
+def diverging_colours() -> Colours:
+    """The map of differences: blue below, white at no difference, red above; told apart by colour-blind readers."""
+    return Colours(_DIVERGING, _diverging(_DIVERGING))
+
+
 def luminance(colour: Rgb) -> float:
     """Relative luminance of an sRGB colour, 0 (black) to 1 (white).
 
@@ -164,6 +195,14 @@ def text_colour(background: Rgb) -> Rgb:
     return BLACK if contrast(background, BLACK) >= contrast(background, WHITE) else WHITE
 
 
+def _diverging(name: str) -> np.ndarray:
+    import matplotlib
+
+    return np.asarray(matplotlib.colormaps[name](np.linspace(0, 1, 256))[:, :3])
+
+
+# Blue and red differ to every common kind of colour blindness; "berlin" has their hues around black.
+_DIVERGING, _DIVERGING_ON_DARK = "RdBu_r", "berlin"
 _LUMINANCE_TOLERANCE = 0.002  # "Blues" and its like wobble by less than this
 # magma's last third from black is hard to tell apart in small boxes; its lightest end is already nearly white.
 _USED_RANGE: dict[str, tuple[float, float]] = {"magma": (0.0, 0.85)}

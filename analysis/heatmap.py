@@ -1,7 +1,8 @@
 """One example as a heatmap: which text, which values on which scale, and what must be said beside them.
 
 From the tables of a run to a ``Heatmap``, which says everything that a drawing needs and nothing about how it is
-drawn: ``heatmap_figure.py`` draws it with matplotlib, ``heatmap_terminal.py`` with colour codes.
+drawn: ``heatmap_figure.py`` draws it with matplotlib, ``heatmap_terminal.py`` with colour codes, ``heatmap_html.py``
+as a page; ``compare.py`` makes one of two runs.
 
 Suffix N: completion tokens of the example.
 """
@@ -17,11 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.colours import Colours, Scale, colours, make_scale
+from analysis.colours import Colours, colours
 from analysis.look import Look
+from analysis.panel import Panel, make_panel, measure_name, panel_notes
+from analysis.readings import Reading, token_readings
+from analysis.run_title import name_of
 from analysis.token_text import Cluster, Token, completion_clusters, context_clusters, cut_middle
 from uncertainty.errors import InputError
-from uncertainty.scores import MEASURE_COLUMNS, RunInfo, read_examples, read_run, read_scores
+from uncertainty.scores import RunInfo, read_examples, read_run, read_scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,43 +40,6 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
-class Panel:
-    """One measure of one example.
-
-    Attributes:
-        measure: Column of the score table.
-        title: What it is, for a reader.
-        unit: "nats" or "probability".
-        values_N: The measure at each completion token; NaN where there is no prediction.
-        scale: What turns it into positions of the colour map.
-    """
-
-    measure: str
-    title: str
-    unit: str
-    values_N: np.ndarray
-    scale: Scale
-
-    @property
-    def positions(self) -> np.ndarray:
-        """Positions in the colour map, 0 to 1; NaN where there is no prediction."""
-        return self.scale.positions(self.values_N)
-
-    def legend(self) -> tuple[str, list[str]]:
-        """What stands at the pale end of the colour bar, and at its dark end: the fullest wording first."""
-        unit = "" if self.unit == "probability" else f" {self.unit}"
-        if self.scale.kind == "percentile":
-            middle, high = (f"{self.scale.value_at(position):.3g}" for position in (0.5, 0.99))
-            short = f"100th percentile of {self.scale.reference_name}"
-            return "0", [f"{short} (50th: {middle}, 99th: {high}{unit})", short, "100 %"]
-        if self.unit == "probability":
-            return "0", ["1"]
-        end = f"{self.scale.upper:.3g}{unit}"
-        of = "maximum" if self.scale.clip_percentile == 100 else f"{_ordinal(self.scale.clip_percentile)} percentile"
-        return "0", [f"{end} ({of} of {self.scale.reference_name})", f"{end} ({of})", end]
-
-
-@dataclass(frozen=True, eq=False)
 class Heatmap:
     """Everything that a drawing of one example shows.
 
@@ -80,10 +47,11 @@ class Heatmap:
         example_id: Id of the example.
         prompt: Text before the completion, for grey; empty if it is not to be shown.
         blocks: The panels' text; all panels show the same.
-        panels: One per measure.
-        colours: The colour map of all panels.
+        panels: One per measure; of two runs compared, three per measure, next to each other.
+        colours: The colour map of all panels that have none of their own.
         facts: Where the numbers come from (model, data set, passes, rate, sites, seed, run).
         notes: What a reader must know to read the colours, one sentence each.
+        readings: All that is known of each completion token, for tooltips and tables.
     """
 
     example_id: str
@@ -93,20 +61,19 @@ class Heatmap:
     colours: Colours
     facts: str
     notes: tuple[str, ...]
+    readings: tuple[tuple[Reading, ...], ...]
 
+    def colours_of(self, panel: Panel) -> Colours:
+        """The colour map of a panel."""
+        return panel.colours or self.colours
 
-def measure_name(name: str) -> str:
-    """The score table's name of a measure; ``bald`` is ``epistemic``.
-
-    Raises:
-        InputError: no such measure; names the nearest one.
-    """
-    name = "epistemic" if name == "bald" else name
-    if name not in MEASURE_COLUMNS:
-        near = difflib.get_close_matches(name, [*MEASURE_COLUMNS, "bald"], n=1, cutoff=0.4)
-        meant = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"unknown measure {name!r}; {meant}there are {', '.join(MEASURE_COLUMNS)}")
-    return name
+    @property
+    def text_notes(self) -> tuple[str, ...]:
+        """The notes where the text itself is coloured, and a character can have one colour only."""
+        if all(len(cluster.tokens) <= 1 for block in self.blocks for cluster in block.clusters):
+            return self.notes
+        differences = "; of differences, the largest" if any(panel.scale.centred for panel in self.panels) else ""
+        return (*self.notes, f"A character that several tokens spell shows the highest of them{differences}.")
 
 
 def example_named(run: str | Path, example_id: str) -> str:
@@ -164,7 +131,12 @@ def load_heatmap(run: str | Path, example_id: str, look: Look) -> Heatmap:
 
 
 def make_heatmap(
-    tokens: pd.DataFrame, example: Mapping[str, Any] | pd.Series, reference: pd.DataFrame, look: Look, facts: str
+    tokens: pd.DataFrame,
+    example: Mapping[str, Any] | pd.Series,
+    reference: pd.DataFrame,
+    look: Look,
+    facts: str,
+    reference_name: str | None = None,
 ) -> Heatmap:
     """One example's heatmap from its rows.
 
@@ -174,11 +146,13 @@ def make_heatmap(
         reference: Rows whose measures set the scales: the whole run's, or ``tokens`` again.
         look: What to show.
         facts: Where the numbers come from.
+        reference_name: What ``reference`` is, for the legend; None: "the run" or "this example", as ``look`` says.
     """
+    whose = reference_name or ("the run" if look.reference == "run" else "this example")
     places = ("token", "char_start", "char_end", "is_special")
     read = [Token(str(t), int(a), int(b), bool(s)) for t, a, b, s in zip(*(tokens[c] for c in places), strict=True)]
     clusters = completion_clusters(str(example["completion"]), read)
-    panels = tuple(_panel(measure_name(name), tokens, reference, look) for name in look.measures)
+    panels = tuple(make_panel(measure_name(name), tokens, reference, look, whose) for name in look.measures)
     messages = json.loads(example["messages"]) if isinstance(example["messages"], str) else example["messages"]
     prompt = cut_middle(str(example["prompt"]), look.prompt_characters) if look.prompt_characters else ""
     return Heatmap(
@@ -188,15 +162,16 @@ def make_heatmap(
         panels=panels,
         colours=colours(look.colour_map),
         facts=facts,
-        notes=_notes(panels, look, bool(example["truncated"])),
+        notes=panel_notes(panels, look, whose, bool(example["truncated"])),
+        readings=token_readings(tokens),
     )
 
 
 def run_facts(info: RunInfo) -> str:
     """One line by which a figure can be traced: model, data set, passes, rate, sites, seed, run."""
     resolved: dict[str, Any] = info.settings | info.record.get("resolved", {})
-    model = _name_of(info.record.get("model", resolved.get("model", "")))
-    dataset = _name_of(info.record.get("dataset", resolved.get("dataset", "")))
+    model = name_of(info.record.get("model", resolved.get("model", "")))
+    dataset = name_of(info.record.get("dataset", resolved.get("dataset", "")))
     known = [
         (f"model {model}", model),
         (f"data {dataset}", dataset),
@@ -209,34 +184,8 @@ def run_facts(info: RunInfo) -> str:
     return " · ".join(text for text, value in known if value not in (None, ""))
 
 
-def _name_of(record: Any) -> str:
-    """A model's or data set's name from its record; of a path, the last part."""
-    name = str((record.get("name") or record.get("origin") or "") if isinstance(record, dict) else record or "")
-    return Path(name).name if Path(name).is_absolute() or name.startswith(".") else name
-
-
 def _listed(sites: Any) -> str:
     return ", ".join(map(str, sites)) if isinstance(sites, list) else str(sites)
-
-
-def _panel(measure: str, tokens: pd.DataFrame, reference: pd.DataFrame, look: Look) -> Panel:
-    title, unit = _TITLES[measure]
-    name = "the run" if look.reference == "run" else "this example"
-    scale = make_scale(
-        look.scale,
-        reference[measure].to_numpy(dtype=np.float64),
-        name,
-        clip_percentile=look.clip_percentile,
-        fixed_upper=1.0 if unit == "probability" and look.scale == "value" else None,
-    )
-    return Panel(measure, title, unit, tokens[measure].to_numpy(dtype=np.float64), scale)
-
-
-def _ordinal(percentile: float) -> str:
-    text = f"{percentile:g}"
-    if "." in text or text[-2:] in ("11", "12", "13"):
-        return text + "th"
-    return text + {"1": "st", "2": "nd", "3": "rd"}.get(text[-1], "th")
 
 
 def _blocks(
@@ -260,38 +209,3 @@ def _between(messages: list[dict[str, Any]], last: int, following: int, look: Lo
     said = [f"{message.get('role')}: {message.get('content')}" for message in messages[last + 1 : following]]
     text = "  ".join(said) or f"turn {following}"
     return context_clusters(cut_middle(text, max(look.prompt_characters // 2, len("user: …"))))
-
-
-def _notes(panels: Sequence[Panel], look: Look, truncated: bool) -> tuple[str, ...]:
-    notes = []
-    n_tokens = len(panels[0].values_N)
-    if look.scale == "percentile":
-        whose = "all tokens of the run" if look.reference == "run" else "the tokens of this example"
-        notes.append(f"Colour is the percentile of a value among {whose}.")
-    clipped = [(panel.measure, panel.scale.n_clipped(panel.values_N)) for panel in panels]
-    if any(count for _, count in clipped):
-        counts = ", ".join(f"{measure} {count}" for measure, count in clipped if count)
-        notes.append(f"Tokens above the end of the scale have its darkest colour ({counts} of {n_tokens:,}).")
-    missing_N = [np.isnan(panel.values_N) for panel in panels]
-    unpredicted = int(np.sum(np.all(missing_N, axis=0)))
-    if unpredicted:
-        plural = "token is" if unpredicted == 1 else "tokens are"
-        notes.append(f"{unpredicted} {plural} not predicted (nothing stands before) and left uncoloured.")
-    for panel, missing in zip(panels, missing_N, strict=True):
-        if np.sum(missing) > unpredicted:
-            notes.append(f"{int(np.sum(missing))} of {n_tokens:,} tokens have no value of {panel.measure}.")
-    if truncated:
-        notes.append("The completion was cut at the maximum length.")
-    return tuple(notes)
-
-
-_TITLES = {
-    "loss": ("Loss", "nats"),
-    "entropy": ("Entropy", "nats"),
-    "total": ("Total uncertainty", "nats"),
-    "aleatoric": ("Aleatoric uncertainty", "nats"),
-    "epistemic": ("Epistemic uncertainty (BALD)", "nats"),
-    "epistemic_se": ("Standard error of epistemic uncertainty", "nats"),
-    "mc_loss": ("Loss of the averaged prediction", "nats"),
-    "label_prob": ("Probability of the token", "probability"),
-}

@@ -41,8 +41,8 @@ def draw_panel(ax: Axes, heatmap: Heatmap, panel: Panel, typeface: Typeface) -> 
     the text runs on below it.
     """
     width = _in_points(ax)
-    y = _draw_header(ax, panel, heatmap.colours, typeface, width)
-    paint = _Paint(heatmap.colours, panel.positions)
+    y = _draw_header(ax, panel, heatmap.colours_of(panel), typeface, width)
+    paint = _Paint(heatmap.colours_of(panel), panel.positions)
     for block in heatmap.blocks:
         y = _draw_block(ax, block, typeface, width, y, paint)
     return ax
@@ -188,12 +188,14 @@ class _Header:
 
 def _header(panel: Panel, typeface: Typeface, width: float) -> _Header:
     title, legend = _title_face(typeface), _legend_face(typeface)
+    # A heading with a run's name can be longer than a narrow column.
+    title = title.at(min(1.0, width / title.advance(panel.heading)))
     low, wordings = panel.legend()
 
     def legend_width(high: str) -> float:
         return legend.advance(low) + legend.advance(high) + _BAR_WIDTH + legend.size
 
-    beside = title.advance(panel.title) + 2 * typeface.size + legend_width(wordings[0]) <= width
+    beside = title.advance(panel.heading) + 2 * typeface.size + legend_width(wordings[0]) <= width
     if beside:
         return _Header(title, legend, low, wordings[0], width - legend_width(wordings[0]), 1)
     fitting = [high for high in wordings if legend_width(high) <= width]
@@ -220,7 +222,7 @@ def _draw_header(ax: Axes, panel: Panel, colours: Colours, typeface: Typeface, w
     baseline = first + (header.n_lines - 1) * LINE_HEIGHT * typeface.size
     bar = header.legend_left + legend.advance(header.low) + 0.5 * legend.size
     for x, y, text, face in (
-        (0.0, first, panel.title, title),
+        (0.0, first, panel.heading, title),
         (header.legend_left, baseline, header.low, legend),
         (bar + _BAR_WIDTH + 0.5 * legend.size, baseline, header.high, legend),
     ):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Literal
 
 from rich.cells import cell_len
 
-from analysis.colours import BLACK, Rgb, text_colour
-from analysis.heatmap import Block, Heatmap, Panel
+from analysis.colours import BLACK, Colours, Rgb, text_colour
+from analysis.heatmap import Block, Heatmap
+from analysis.panel import Panel
 from analysis.token_text import MARK, SPECIAL, Cluster, context_clusters
 from analysis.wrap import Line, wrap
 
@@ -60,11 +61,8 @@ def heatmap_text(heatmap: Heatmap, width: int, depth: Depth, *, ascii_only: bool
         lines += ["", *_legend_lines(heatmap, panel, width, pen)]
         for block in heatmap.blocks:
             lines += _block_lines(heatmap, panel, block, width, pen)
-    notes = [*heatmap.notes]
-    if any(len(cluster.tokens) > 1 for block in heatmap.blocks for cluster in block.clusters):
-        notes.append("A character that several tokens spell shows the highest of them.")
     lines.append("")
-    for text in (" ".join(notes), heatmap.facts):
+    for text in (" ".join(heatmap.text_notes), heatmap.facts):
         lines += [pen.styled(line, _GREY) for line in _plain_lines(text, width)]
     return "\n".join(lines) + "\n"
 
@@ -102,10 +100,10 @@ def _legend_lines(heatmap: Heatmap, panel: Panel, width: int, pen: _Pen) -> list
     if pen.depth == "none":
         bar = "".join(pen.shade(step) for step in steps)
     else:
-        bar = "".join(pen.painted(" ", heatmap.colours(step), "text") for step in steps)
-    title = [pen.styled(line, _BOLD) for line in _plain_lines(panel.title, width)]
+        bar = "".join(pen.painted(" ", heatmap.colours_of(panel)(step), "text") for step in steps)
+    title = [pen.styled(line, _BOLD) for line in _plain_lines(panel.heading, width)]
     room = width - cell_len(low) - _BAR_CELLS - 2
-    if cell_len(panel.title) + 2 + cell_len(wordings[0]) <= room:
+    if cell_len(panel.heading) + 2 + cell_len(wordings[0]) <= room:
         return [f"{title[0]}  {low} {bar} {wordings[0]}"]
     fitting = [wording for wording in wordings if cell_len(wording) <= room]
     if not fitting:
@@ -117,37 +115,25 @@ def _block_lines(heatmap: Heatmap, panel: Panel, block: Block, width: int, pen: 
     lines = _wrapped(block.clusters, width)
     if not block.is_completion:
         return [pen.styled(_text(line), _GREY) for line in lines]
-    position_of = _positions(panel)
     if pen.depth != "none":
-        return [_painted_line(heatmap, line, position_of, pen) for line in lines]
-    return [
-        text for line in lines for text in (_text(line), _shade_line(line, position_of, pen).rstrip()) if text.strip()
-    ]
+        return [_painted_line(heatmap.colours_of(panel), panel, line, pen) for line in lines]
+    return [text for line in lines for text in (_text(line), _shade_line(panel, line, pen).rstrip()) if text.strip()]
 
 
-def _positions(panel: Panel) -> Callable[[Cluster], float]:
-    positions_N = panel.positions
-
-    def position_of(cluster: Cluster) -> float:
-        known = [float(positions_N[token]) for token in cluster.tokens if not math.isnan(positions_N[token])]
-        return max(known, default=math.nan)
-
-    return position_of
-
-
-def _painted_line(heatmap: Heatmap, line: Line, position_of: Callable[[Cluster], float], pen: _Pen) -> str:
+def _painted_line(colours: Colours, panel: Panel, line: Line, pen: _Pen) -> str:
     # Clusters stay in logical order: a terminal that knows right-to-left text turns it itself.
     painted = []
     for (_, style), group in groupby(line.clusters, key=lambda cluster: (cluster.tokens, cluster.style)):
         clusters = list(group)
         text = "".join(cluster.text for cluster in clusters)
-        position = position_of(clusters[0])
-        painted.append(text if math.isnan(position) else pen.painted(text, heatmap.colours(position), style))
+        position = panel.shown_position(clusters[0].tokens)
+        painted.append(text if math.isnan(position) else pen.painted(text, colours(position), style))
     return "".join(painted)
 
 
-def _shade_line(line: Line, position_of: Callable[[Cluster], float], pen: _Pen) -> str:
-    return "".join(pen.shade(position_of(cluster)) * cell_len(cluster.text) for cluster in line.clusters)
+def _shade_line(panel: Panel, line: Line, pen: _Pen) -> str:
+    shades = ((pen.shade(panel.shown_position(cluster.tokens)), cluster) for cluster in line.clusters)
+    return "".join(shade * cell_len(cluster.text) for shade, cluster in shades)
 
 
 def _wrapped(clusters: Sequence[Cluster], width: int) -> list[Line]:

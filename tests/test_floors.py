@@ -91,6 +91,8 @@ WHOLE = {
     "tests/test_floors.py": "the house's own rules",
     "tests/test_wheel.py": "what the built package holds",
     "tests/test_readme.py": "the lines the README shows",
+    "tests/test_explorer_page.py": "the explorer's page in a browser",
+    "tests/figures/test_scripts.py": "every figure script, from a run to its picture",
     "tests/test_demo_run.py": "the embedded run against the truth of its language",
 }
 

@@ -19,13 +19,17 @@ if TYPE_CHECKING:  # numpy, pandas and matplotlib are imported when they are nee
 
 PROG = "unc-heatmap"
 DESCRIPTION = """Show one scored example with each token of its completion coloured by a measure: loss, entropy,
-total, aleatoric or epistemic (BALD) uncertainty. Draws in the terminal, or a picture for a paper."""
+total, aleatoric or epistemic (BALD) uncertainty. Draws in the terminal, a picture for a paper, or a page for the
+browser; of one run, or of two runs with what changed between them."""
 EPILOG = """examples:
   unc-heatmap out/gsm8k                                       the first example, in the terminal
   unc-heatmap out/gsm8k --top epistemic --out most.pdf        the example with the highest mean epistemic
   unc-heatmap out/gsm8k --example train-17 --measures loss,epistemic --width 3.25 --out column.png
+  unc-heatmap out/gsm8k --example train-17 --out page.html    a page with all values of a token at the pointer
+  unc-heatmap out/tuned --against out/base --index 3          both runs, and tuned minus base
   unc-heatmap out/gsm8k --index 3 --colour always | less -R"""
-TERMINAL, FIGURE_FORMATS = "terminal", ("png", "pdf", "svg")
+TERMINAL, HTML, FIGURE_FORMATS = "terminal", "html", ("png", "pdf", "svg")
+ENDINGS = {"txt": TERMINAL, "ans": TERMINAL, "html": HTML, "htm": HTML, **{name: name for name in FIGURE_FORMATS}}
 EXAMPLE, COLOUR, PICTURE = "which example", "colours", "output"
 _TERMINAL_CELLS = 100
 
@@ -40,6 +44,13 @@ class HeatmapOptions:
     index: int | None = option(None, "place of the example in the run, counted from 0 (default: 0)", group=EXAMPLE)
     top: str | None = option(
         None, "the example with the highest mean of this measure over its tokens", group=EXAMPLE, metavar="MEASURE"
+    )
+    against: Path | None = option(
+        None,
+        "folder of another run of the same examples, such as the model before training: shows both runs on one scale, "
+        "and the difference RUN minus this one",
+        group=EXAMPLE,
+        metavar="OTHER_RUN",
     )
 
     measures: tuple[str, ...] = option(
@@ -63,7 +74,7 @@ class HeatmapOptions:
         Look.colour_map, "a matplotlib colour map that is ordered by lightness, such as viridis or Blues", group=COLOUR
     )
 
-    format: Literal["auto", "terminal", "png", "pdf", "svg"] = option(
+    format: Literal["auto", "terminal", "html", "png", "pdf", "svg"] = option(
         "auto", "auto goes by the ending of --out, and is the terminal without --out", group=PICTURE
     )
     out: Path | None = option(
@@ -97,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(options: HeatmapOptions) -> int:
     """Load the example, draw it, and say where it is."""
-    from analysis.heatmap import load_heatmap, measure_name
+    from analysis.panel import measure_name
 
     look = Look(
         measures=tuple(measure_name(name) for name in options.measures),
@@ -108,26 +119,43 @@ def run(options: HeatmapOptions) -> int:
         prompt_characters=options.prompt_characters,
     )
     kind = _format(options)
-    page = _page(options) if kind != TERMINAL else None
-    heatmap = load_heatmap(options.run, _example_id(options), look)
-    if page is None:
-        _show(heatmap, options)
+    page = _page(options) if kind in FIGURE_FORMATS else None
+    heatmap = _load(options, look)
+    out = options.out or Path(f"heatmap-{_file_stem(heatmap.example_id)}.{kind}")
+    if page is not None:
+        _draw(heatmap, page, out, kind)
+    elif kind == HTML:
+        _write_page(heatmap, out)
     else:
-        _draw(heatmap, page, options.out or Path(f"heatmap-{_file_stem(heatmap.example_id)}.{kind}"), kind)
+        _show(heatmap, options)
     return 0
+
+
+def _load(options: HeatmapOptions, look: Look) -> Heatmap:
+    from analysis.compare import load_comparison, run_labels
+    from analysis.heatmap import example_named, load_heatmap
+
+    if options.against is None:
+        return load_heatmap(options.run, _example_id(options), look)
+    run_labels(options.run, options.against)  # refuses a run held against itself before anything is read
+    example_id = _example_id(options)
+    return load_comparison(options.run, options.against, example_named(options.against, example_id), look)
 
 
 def _format(options: HeatmapOptions) -> str:
     ending = options.out.suffix.lower().removeprefix(".") if options.out else ""
-    if options.format == "auto":
-        if options.out is None:
-            return TERMINAL
-        if ending in FIGURE_FORMATS or ending in ("txt", "ans"):
-            return ending if ending in FIGURE_FORMATS else TERMINAL
-        raise InputError(f"--out {options.out}: its ending is none of .png, .pdf, .svg, .txt; give --format as well")
-    if ending in FIGURE_FORMATS and ending != options.format:
-        raise InputError(f"--out {options.out} ends in .{ending} but --format is {options.format}; change one of them")
-    return options.format
+    kind: str = options.format
+    if kind == "auto":
+        if options.out is not None and ending not in ENDINGS:
+            raise InputError(
+                f"--out {options.out}: its ending is none of .png, .pdf, .svg, .html, .txt; give --format as well"
+            )
+        kind = ENDINGS.get(ending, TERMINAL)
+    elif ENDINGS.get(ending, TERMINAL) not in (TERMINAL, kind):
+        raise InputError(f"--out {options.out} ends in .{ending} but --format is {kind}; change one of them")
+    if kind == HTML and options.width is not None:
+        raise InputError("--width: an html page is as wide as the reader's window; leave --width out")
+    return kind
 
 
 def _page(options: HeatmapOptions) -> Page:
@@ -158,8 +186,28 @@ def _draw(heatmap: Heatmap, page: Page, out: Path, kind: str) -> None:
             f"{PROG}: {missing} characters have no glyph in the installed fonts and are shown as code points; "
             "install a font that has them, such as Noto Sans CJK\n"
         )
-    shown = ", ".join(panel.measure for panel in heatmap.panels)
-    sys.stdout.write(f"{out}: {shown} of example {heatmap.example_id!r}\n")
+    _say(heatmap, out)
+
+
+def _write_page(heatmap: Heatmap, out: Path) -> None:
+    from analysis.heatmap_html import heatmap_html
+
+    _write(out, heatmap_html(heatmap))
+    _say(heatmap, out)
+
+
+def _say(heatmap: Heatmap, out: Path) -> None:
+    shown = ", ".join(dict.fromkeys(panel.measure for panel in heatmap.panels))
+    sources = list(dict.fromkeys(panel.source for panel in heatmap.panels if panel.source))
+    where = f" in {sources[0]} and {sources[1]}, and the difference" if sources else ""
+    sys.stdout.write(f"{out}: {shown} of example {heatmap.example_id!r}{where}\n")
+
+
+def _write(out: Path, text: str) -> None:
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror}); choose another file") from error
 
 
 def _show(heatmap: Heatmap, options: HeatmapOptions) -> None:
@@ -174,10 +222,7 @@ def _show(heatmap: Heatmap, options: HeatmapOptions) -> None:
     if options.out is None:
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         return
-    try:
-        options.out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{options.out} cannot be written ({error.strerror}); choose another file") from error
+    _write(options.out, text)
     sys.stdout.write(f"{options.out}: example {heatmap.example_id!r}\n")
 
 

@@ -4,7 +4,17 @@ import matplotlib
 import numpy as np
 import pytest
 
-from analysis.colours import BLACK, WHITE, colours, contrast, luminance, make_scale, text_colour
+from analysis.colours import (
+    BLACK,
+    WHITE,
+    colours,
+    contrast,
+    difference_scale,
+    diverging_colours,
+    luminance,
+    make_scale,
+    text_colour,
+)  # fmt: skip
 from uncertainty.errors import InputError
 
 ORDERED = ["magma", "viridis", "cividis", "plasma", "inferno", "Blues", "OrRd", "YlGnBu", "Greys", "gray"]
@@ -106,3 +116,23 @@ def test_a_larger_value_never_has_a_paler_colour(kind):
     assert np.all(np.diff(positions) >= 0)
     assert positions.min() >= 0
     assert positions.max() <= 1
+
+
+def test_a_scale_of_differences_reaches_as_far_to_both_sides():
+    scale = difference_scale(np.array([-4.0, 1.0, np.nan, 2.0]), "all", clip_percentile=100)
+    assert scale.positions(np.array([-4, -8, 0, 2, 4, np.nan])).tolist()[:5] == [0, 0, 0.5, 0.75, 1]
+    assert scale.n_clipped(np.array([-5.0, 5.0, 1.0])) == 2
+    assert [scale.value_at(position) for position in (0, 0.5, 1)] == [-4, 0, 4]
+    assert difference_scale(np.zeros(3), "all").positions(np.zeros(1)).tolist() == [0.5]
+
+
+def test_differences_stand_away_from_the_page_to_both_sides():
+    for made, outward in ((diverging_colours(), -1), (diverging_colours().for_dark_page, 1)):
+        levels = [luminance(made(position)) for position in (0.0, 0.25, 0.5, 0.75, 1.0)]
+        steps = np.sign(np.diff(levels)) * outward
+        assert steps.tolist() == [-1, -1, 1, 1]
+
+
+def test_on_a_dark_page_a_map_runs_from_dark_to_light():
+    levels = [luminance(colours("magma").for_dark_page(position)) for position in np.linspace(0, 1, 20)]
+    assert levels == sorted(levels)

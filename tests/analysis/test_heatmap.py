@@ -69,7 +69,7 @@ def test_a_percentile_legend_gives_the_values_that_the_percentiles_are():
 
 def test_notes_count_what_is_clipped_and_what_is_not_predicted():
     made = heatmap(["a", "b", "c", "d"], loss=[np.nan, 0, 1, 5], clip_percentile=50)
-    assert "Tokens above the end of the scale have its darkest colour (loss 1 of 4)." in made.notes
+    assert "Tokens beyond the end of the scale have the colour of its end (loss 1 of 4)." in made.notes
     assert "1 token is not predicted (nothing stands before) and left uncoloured." in made.notes
 
 

@@ -96,7 +96,7 @@ def test_text_can_go_to_a_file(run, tmp_path):
         (["--top", "epistemc"], "unknown measure 'epistemc'; did you mean 'epistemic'?"),
         (["--measures", "loss,entropie"], "unknown measure 'entropie'; did you mean 'entropy'?"),
         (["--example", "row-0-0", "--index", "1"], "--example and --index each choose an example"),
-        (["--out", "x.gif"], "its ending is none of .png, .pdf, .svg, .txt"),
+        (["--out", "x.gif"], "its ending is none of .png, .pdf, .svg, .html, .txt"),
         (["--out", "x.pdf", "--format", "png"], "ends in .pdf but --format is png"),
         (["--out", "no/such/folder/x.png"], "no/such/folder/x.png cannot be written"),
         (["--out", "no/such/folder/x.txt"], "no/such/folder/x.txt cannot be written"),
@@ -105,6 +105,10 @@ def test_text_can_go_to_a_file(run, tmp_path):
         (["--out", "x.png", "--width", "90"], "cannot be 90 inches wide"),
         (["--out", "x.png", "--font", "No Such Font"], "font 'No Such Font' is not installed"),
         (["--mesures", "loss"], "--mesures"),
+        (["--out", "x.html", "--format", "png"], "ends in .html but --format is png"),
+        (["--out", "no/such/folder/x.html"], "no/such/folder/x.html cannot be written"),
+        (["--out", "x.html", "--width", "5"], "--width: an html page is as wide as the reader's window"),
+        (["--against", "no/such/run"], "no/such/run"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_line_and_exit_code_2(run, tmp_path, monkeypatch, capsys, arguments, message):
@@ -124,3 +128,60 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
     said = capsys.readouterr().err.splitlines()
     assert "holds no run.json" in said[0]
     assert "does not exist" in said[1]
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """The same examples with other values."""
+    path = tmp_path_factory.mktemp("run") / "base"
+    toy_run.score_toy(path, seed=1)
+    return path
+
+
+def test_a_page_goes_by_the_ending_of_out_and_shows_all_measures(run, tmp_path, capsys):
+    out = tmp_path / "x.html"
+    assert main([str(run), "--out", str(out), "--measures", "loss,bald"]) == 0
+    assert capsys.readouterr().out == f"{out}: loss, epistemic of example 'row-0-0'\n"
+    page = out.read_text(encoding="utf-8")
+    assert page.count("<section") == 2
+    assert "20 dropout passes" in page
+
+
+def test_without_out_a_page_is_named_after_its_example(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([str(run), "--format", "html"]) == 0
+    assert (tmp_path / "heatmap-row-0-0.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.parametrize("ending", ["txt", "html", "png", "svg"])
+def test_two_runs_are_compared_in_every_format(run, other, tmp_path, capsys, ending):
+    out = tmp_path / f"x.{ending}"
+    assert main([str(run), "--against", str(other), "--index", "3", "--measures", "loss", "--out", str(out)]) == 0
+    assert out.stat().st_size > 500
+    if ending == "txt":
+        shown = out.read_text(encoding="utf-8")
+        assert [line.split("  ")[0] for line in shown.splitlines() if line.startswith("Loss")] == [
+            "Loss · base", "Loss · toy", "Loss · difference",
+        ]  # fmt: skip
+        assert "The difference is toy minus base." in shown
+    else:
+        said = f"{out}: loss of example 'row-1-0' in base and toy, and the difference\n"
+        assert capsys.readouterr().out == said
+
+
+def test_runs_with_other_tokens_are_refused_with_the_place_where_they_part(run, tmp_path, capsys, monkeypatch):
+    pieces = list(toy_run.PIECES)
+    pieces[4] = "other"
+    monkeypatch.setattr(toy_run, "PIECES", pieces)
+    toy_run.score_toy(tmp_path / "parted")
+    assert main([str(run), "--against", str(tmp_path / "parted")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "example 'row-0-0' parts at position 7: id " in said
+    assert "'مرحبا' in toy" in said
+    assert "'other' in parted" in said
+
+
+def test_a_run_is_not_held_against_itself(run, capsys):
+    assert main([str(run), "--against", str(run)]) == 2
+    assert "is the run itself" in capsys.readouterr().err
