@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from uncertainty.data.files import READERS
 from uncertainty.data.pieces import spell
 from uncertainty.data.render import Example, contains_special_text, render
-from uncertainty.data.sources import Row, Source, UnusableRow, conversation, read_source
+from uncertainty.data.sources import HUB_ID, Row, Source, UnusableRow, conversation, read_source
 from uncertainty.data.templates import Template, choose_template
 from uncertainty.errors import InputError
 from uncertainty.model import LoadedModel, context_length, is_local, load_config, load_tokenizer
@@ -55,15 +56,27 @@ class Prepared:
         return sum(sum(example.completion) for example in self.examples)
 
 
-def go_offline(settings: ScoreSettings) -> None:
+def go_offline(settings: ScoreSettings) -> str | None:
     """Keep the Hugging Face libraries from opening a socket when model and data are local.
 
-    They read these variables when they are imported, so this is called before. Variables that are set already are
-    left alone.
+    Likewise for a data set of the hub when the hub is out of reach: left to itself `datasets` tries again for half a
+    minute before it looks into its cache. They read these variables when they are imported, so this is called before.
+    Variables that are set already are left alone.
+
+    Returns:
+        a notice for the user where the hub was out of reach.
     """
-    if is_local(settings.model_source) and Path(settings.dataset_source).expanduser().exists():
-        for name in OFFLINE:
-            os.environ.setdefault(name, "1")
+    notice = None
+    if _on_the_hub(settings.dataset_source):
+        hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+        if any(name in os.environ for name in OFFLINE[:2]) or _within_reach(hub):
+            return None
+        notice = f"{hub} cannot be reached: HF_HUB_OFFLINE is set for this run, only what is in the cache is used"
+    elif not (is_local(settings.model_source) and Path(settings.dataset_source).expanduser().exists()):
+        return None
+    for name in OFFLINE:
+        os.environ.setdefault(name, "1")
+    return notice
 
 
 def prepare(settings: ScoreSettings, loaded: LoadedModel | None = None) -> Prepared:
@@ -73,6 +86,10 @@ def prepare(settings: ScoreSettings, loaded: LoadedModel | None = None) -> Prepa
         InputError: whatever is wrong with the settings or the data, or no row is usable.
     """
     check_settings(settings)
+    if settings.revision is not None and is_local(settings.model_source):
+        raise InputError(
+            f"--revision {settings.revision}: {settings.model_source} is a folder, which has no revisions; leave it out"
+        )
     if loaded is not None:
         tokenizer, config = loaded.tokenizer, loaded.model.config
     else:
@@ -134,6 +151,26 @@ def example_text(example: Example, row: Row, tokenizer: Any, keep_columns: tuple
         is_special=[pieces.is_special[p] for p in position],
         kept={name: row.fields.get(name) for name in keep_columns},
     )
+
+
+def _on_the_hub(dataset: str) -> bool:
+    """Whether a data set can only be one of the hub; a slip in a local path must not go out to it."""
+    path = Path(dataset).expanduser()
+    local = path.exists() or ("/" in dataset and path.parent.is_dir()) or dataset.lower().endswith(tuple(READERS))
+    return not local and HUB_ID.fullmatch(dataset) is not None
+
+
+def _within_reach(hub: str) -> bool:
+    import urllib.error
+    import urllib.request
+
+    try:  # urllib honours the proxy settings that the hub's own client honours
+        urllib.request.urlopen(urllib.request.Request(hub, method="HEAD"), timeout=5)
+    except urllib.error.HTTPError:
+        return True
+    except (urllib.error.URLError, OSError):
+        return False
+    return True
 
 
 def _rendered(prepared: Prepared) -> Iterator[tuple[Row, Example | UnusableRow]]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import resource
 import subprocess
@@ -13,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,9 @@ from uncertainty.data.render import Example
 from uncertainty.engine import Budget, Calibration, calibrate, check_family, predicted_peak, score
 from uncertainty.errors import InputError
 from uncertainty.families.dropout import McDropout
+from uncertainty.families.sites import parse_kinds
 from uncertainty.model import LoadedModel, load_model, vocabulary_size
-from uncertainty.prepare import Prepared, example_text, go_offline, prepare
+from uncertainty.prepare import Prepared, example_text, prepare
 from uncertainty.run_folder import RunFolder
 from uncertainty.run_info import RunInfo
 from uncertainty.score_schema import kept_types
@@ -151,13 +153,22 @@ def score_dataset(
         InputError: anything the caller gave that cannot be used.
         TypeError: a setting that does not exist.
     """
-    given = model if isinstance(model, LoadedModel) else None
+    given = _with_weights(model) if isinstance(model, LoadedModel) else None
     name = given.record["name"] if given is not None else model
     resolved = ScoreSettings(model=str(name), dataset=str(dataset), **settings)
-    if given is None:
-        go_offline(resolved)
+    family_of(resolved)
     job = open_job(prepare(resolved, given), given)
     return run_job(job, out, overwrite=overwrite, on_progress=on_progress)
+
+
+def family_of(settings: ScoreSettings) -> McDropout:
+    """How members are drawn; known, and refused, before any data is read or model loaded.
+
+    Raises:
+        InputError: a rate, a site or an rng that does not exist.
+    """
+    parse_kinds(settings.sites)
+    return McDropout(settings.rate, settings.sites, settings.rng)  # type: ignore[arg-type]
 
 
 def open_job(prepared: Prepared, loaded: LoadedModel | None = None, *, command: Sequence[str] | None = None) -> Job:
@@ -172,7 +183,7 @@ def open_job(prepared: Prepared, loaded: LoadedModel | None = None, *, command: 
         InputError: see ``load_model`` and ``check_family``.
     """
     settings = prepared.settings
-    family = McDropout(settings.rate, settings.sites, settings.rng)  # type: ignore[arg-type]
+    family = family_of(settings)
     kept = kept_types({name: row.fields.get(name) for name in settings.keep_columns} for row in prepared.rows)
     if loaded is None:
         loaded = load_model(
@@ -188,10 +199,7 @@ def open_job(prepared: Prepared, loaded: LoadedModel | None = None, *, command: 
     probe = _probe(prepared.examples)
     report = check_family(loaded.model, probe, family, seed=settings.seed)
     calibration = calibrate(loaded.model, probe, family, passes=settings.passes, seed=settings.seed, budget=budget)
-    info = RunInfo(
-        settings=_deciding(prepared, loaded, report),
-        record=_record(prepared, loaded, command),
-    )
+    info = RunInfo(_deciding(prepared, loaded, report, budget), _record(prepared, loaded, command))
     return Job(prepared, loaded, family, report, budget, calibration, kept, info)
 
 
@@ -205,7 +213,7 @@ def run_job(
     """Score what is missing in ``out`` and finish it.
 
     Raises:
-        InputError: ``out`` holds another run, or every example of a shard gives logits that are not finite.
+        InputError: ``out`` holds another run; or no example of the first shard gives finite logits, or uncertainty.
     """
     started = time.monotonic()
     shards = job.shards
@@ -243,15 +251,23 @@ def _score_shard(job: Job, shard: range) -> Iterable[TokenScores]:
 
 
 def _commit(job: Job, folder: RunFolder, k: int, shard: range, blocks: list[TokenScores]) -> None:
+    """Write one shard; a first one without a single sound result stops the run.
+
+    Only a first one: earlier shards prove the model and its dropout sound, and the last may be one short example.
+    """
     prepared = job.prepared
     unusable = {name: why for block in blocks for name, why in block.unusable.items()}
-    if len(unusable) == len(shard):
+    if len(unusable) == len(shard) and not folder.receipts():
         name, why = next(iter(unusable.items()))
         raise InputError(
             f"every example of shard {k} gives results that are not finite in {job.loaded.record['dtype']} "
             f"(first: id {name}, {why}); try --dtype bfloat16 or float32"
         )
-    _refuse_no_uncertainty(job, blocks)
+    if _no_uncertainty(job, blocks) and not folder.receipts():
+        raise InputError(
+            f"epistemic uncertainty is zero at all {sum(len(block.position_N) for block in blocks)} tokens of a shard "
+            f"although dropout is on at rate {job.family.rate}; raise --rate or choose other --sites"
+        )
     texts = [
         example_text(prepared.examples[i], prepared.rows[i], prepared.tokenizer, prepared.settings.keep_columns)
         for i in shard
@@ -271,16 +287,12 @@ def _commit(job: Job, folder: RunFolder, k: int, shard: range, blocks: list[Toke
     folder.commit(k, tokens, examples, skipped)
 
 
-def _refuse_no_uncertainty(job: Job, blocks: list[TokenScores]) -> None:
+def _no_uncertainty(job: Job, blocks: list[TokenScores]) -> bool:
     """A BALD of zero everywhere is a fault of the set-up, not a result; rate 0 and one pass are asked-for controls."""
     if job.family.deterministic or job.prepared.settings.passes == 1:
-        return
+        return False
     epistemic_N = np.concatenate([block.measures["epistemic"] for block in blocks])
-    if not np.nanmax(epistemic_N, initial=0.0) > 0.0:
-        raise InputError(
-            f"epistemic uncertainty is zero at all {len(epistemic_N)} tokens of a shard although dropout is on at rate "
-            f"{job.family.rate}; raise --rate or choose other --sites"
-        )
+    return not np.nanmax(epistemic_N, initial=0.0) > 0.0
 
 
 def _probe(examples: list[Example]) -> Batch:
@@ -299,11 +311,14 @@ def _read_out(prepared: Prepared, loaded: LoadedModel) -> int | None:
     return min(len(prepared.tokenizer), vocabulary_size(loaded.model))
 
 
-def _deciding(prepared: Prepared, loaded: LoadedModel, report: dict[str, Any]) -> dict[str, Any]:
+def _deciding(prepared: Prepared, loaded: LoadedModel, report: dict[str, Any], budget: Budget) -> dict[str, Any]:
     """The settings that decide the numbers; a folder is resumed only where all of them agree."""
     settings, source, model = prepared.settings, prepared.source, loaded.record
+    # Masks of the stock kernels depend on which rows share a forward, keyed ones do not.
+    plan = {} if settings.rng == "keyed" else {"tokens_per_batch": budget.tokens_per_batch}
     names = ("id_column", "limit", "keep_columns", "passes", "seed", "vocabulary", "shard_examples")
-    identity = {"files": model["files"]} if "files" in model else {"name": model["name"], "revision": model["revision"]}
+    ways = (("weights_sha256",), ("files",), ("name", "revision"))
+    identity = {name: model[name] for name in next(way for way in ways if way[0] in model)}
     return {
         "model": {
             **identity,
@@ -319,9 +334,19 @@ def _deciding(prepared: Prepared, loaded: LoadedModel, report: dict[str, Any]) -
             "sample_by": settings.sample_by,
         },
         **{name: getattr(settings, name) for name in names},
+        **plan,
         "family": report,
         "versions": {name: _version(name) for name in PACKAGES},
     }
+
+
+def _with_weights(loaded: LoadedModel) -> LoadedModel:
+    """The caller's own model, identified by what is in memory: its name and files say nothing of later training."""
+    digest = hashlib.sha256()
+    for name, tensor in loaded.model.state_dict().items():
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return replace(loaded, record={**loaded.record, "weights_sha256": digest.hexdigest()})
 
 
 def _record(prepared: Prepared, loaded: LoadedModel, command: Sequence[str] | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from uncertainty.cli.fields import nearest, option, option_table, quoted
+from uncertainty.cli.fields import nearest, option, option_table, quoted, same_option
 from uncertainty.errors import InputError
 
 
@@ -72,3 +72,29 @@ def test_long_texts_are_cut_when_they_are_shown() -> None:
     assert quoted("x" * 60) == repr("x" * 60)
     assert quoted("x" * 61) == repr("x" * 57 + "...")
     assert quoted("two\nlines") == r"'two\nlines'"
+
+
+@dataclass(frozen=True)
+class Other:
+    """Options of another command."""
+
+    rows: int | None = option(None, "rows to read", unit="rows", group="data")
+    kind: str = option("b", "a kind", choices=("a", "b"))
+
+
+@dataclass(frozen=True)
+class Borrower:
+    """Options that stand in another command too."""
+
+    kind: str = same_option(Other, "kind")
+    rows: int | None = same_option(Other, "rows")
+
+
+def test_an_option_of_another_command_is_the_same_here() -> None:
+    assert {name: option_table(Borrower)[name] for name in ("rows", "kind")} == option_table(Other)
+    assert Borrower() == Borrower(kind="b", rows=None)
+
+
+def test_an_option_that_the_other_command_lacks_is_refused() -> None:
+    with pytest.raises(ValueError, match="not enough values"):
+        same_option(Other, "columns")

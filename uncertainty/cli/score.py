@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from uncertainty.cli.options import command, option
+from uncertainty.errors import InputError
 from uncertainty.settings import ScoreSettings as Defaults
 
 if TYPE_CHECKING:  # torch and transformers are imported when they are needed: --help must stay quick
@@ -123,6 +124,10 @@ class ScoreOptions:
         0, "print so many examples with their completion marked, and stop before loading weights", group=OUTPUT
     )
 
+    def __post_init__(self) -> None:
+        if self.show < 0:
+            raise InputError(f"--show {self.show} is too small; give at least 1, or leave it out")
+
     def settings(self) -> Defaults:
         """The options that are settings of the run."""
         given = {field.name: getattr(self, field.name) for field in fields(Defaults)}
@@ -148,15 +153,30 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(options: ScoreOptions, arguments: Sequence[str]) -> int:
-    """Prepare, show what will happen, score, and sum up."""
+    """Prepare, show what will happen, score, and sum up; Ctrl-C and SIGTERM end it in one line."""
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        return _run(options, arguments)
+    except KeyboardInterrupt:
+        _say("interrupted before scoring began. The same command starts again.")
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _run(options: ScoreOptions, arguments: Sequence[str]) -> int:
     settings = options.settings()
     from uncertainty.settings import check_settings
 
     check_settings(settings)
     from uncertainty.prepare import go_offline, prepare
 
-    go_offline(settings)
+    if notice := go_offline(settings):
+        _say(f"note: {notice}")
     quiet_libraries()
+    from uncertainty.scoring import family_of, open_job
+
+    family_of(settings)
     prepared = prepare(settings)
     for line in about_data(prepared):
         _say(line)
@@ -164,8 +184,6 @@ def run(options: ScoreOptions, arguments: Sequence[str]) -> int:
         _show(prepared, options.show)
         return 0
     _say("first example, completion marked:", *_first_example(prepared))
-    from uncertainty.scoring import open_job
-
     job = open_job(prepared, command=[PROG, *arguments])
     _say(*_about_job(job, options.folder()))
     return _score(job, options)
@@ -175,17 +193,20 @@ def _score(job: Job, options: ScoreOptions) -> int:
     from uncertainty.scoring import run_job
 
     folder = options.folder()
-    previous = signal.signal(signal.SIGTERM, interrupt)
     meter = progress_meter(job)
     try:
         finished = run_job(job, folder, overwrite=options.overwrite, on_progress=meter)
     except KeyboardInterrupt:
         meter.close()
-        _say(f"interrupted; finished shards are safe in {folder}. The same command goes on from there.")
+        again = "The same command without --overwrite" if options.overwrite else "The same command"
+        _say(f"interrupted; finished shards are safe in {folder}. {again} goes on from there.")
         return 130
     finally:
         meter.close()
-        signal.signal(signal.SIGTERM, previous)
+    if not meter.called:
+        _say("all of it was scored before: nothing was left to do")
+    for change in finished.info.timings.get("record_changes", []):
+        _say(f"note: a part of this run was made under other circumstances: {change}")
     print(_summary(finished))
     return 0
 
@@ -309,8 +330,10 @@ class _Meter:
 
     def __init__(self, total: int, show: Callable[[Progress, str], None], close: Callable[[], None]) -> None:
         self.total, self.show, self.close = total, show, close
+        self.called = False
 
     def __call__(self, progress: Progress) -> None:
+        self.called = True
         self.show(progress, f"{progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s")
 
 
@@ -343,6 +366,8 @@ def progress_meter(job: Job) -> _Meter:
 
 def duration(seconds: float) -> str:
     """A time as a person says it."""
+    if seconds < 1:
+        return "under 1 s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = seconds / 60
