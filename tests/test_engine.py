@@ -11,7 +11,7 @@ from scipy import special
 from uncertainty import engine
 from uncertainty.data.batches import collate, plan_batches
 from uncertainty.data.render import Example
-from uncertainty.engine import Budget, Rows, calibrate, check_family, predicted_peak, score
+from uncertainty.engine import Budget, Rows, calibrate, predicted_peak, score
 from uncertainty.errors import InputError
 from uncertainty.families.dropout import McDropout
 from uncertainty.model import vocabulary_size
@@ -229,34 +229,6 @@ def test_an_example_with_logits_that_are_not_finite_is_set_aside_and_named(tiny_
     assert list(blocks[0].unusable) == ["example-1"]
     assert "not finite at position" in blocks[0].unusable["example-1"]
     assert set(blocks[0].example_N) == {0, 2}
-
-
-def test_a_family_whose_members_agree_is_refused(tiny_model):
-    model = TINY["llama"]()
-    for layer in model.model.layers:
-        layer.self_attn.o_proj.weight.data.zero_()  # dropout acts, and reaches nothing
-    with pytest.raises(InputError, match="eight members of LlamaForCausalLM are equal"):
-        check_family(model, collate(examples(model, 1)), McDropout(rate=0.2))
-
-
-def test_a_planned_site_that_does_not_act_is_refused(tiny_model):
-    model = TINY["llama"]()
-    layer = model.model.layers[1]
-    layer.forward = lambda hidden_states, **kwargs: hidden_states  # a layer that never calls its attention
-    with pytest.raises(InputError, match=r"1 of 2 planned sites .* did not act \(first: model.layers.1.self_attn\)"):
-        check_family(model, collate(examples(model, 1)), McDropout(rate=0.2))
-
-
-def test_randomness_outside_the_planned_sites_is_refused(tiny_model):
-    model = TINY["llama"]()
-    model.model.norm.register_forward_hook(lambda module, args, output: output + torch.rand_like(output))
-    with pytest.raises(InputError, match="something else than the planned sites is random"):
-        check_family(model, collate(examples(model, 1)), McDropout(rate=0.2))
-
-
-def test_rate_zero_passes_the_check_as_a_control(tiny_model):
-    report = check_family(tiny_model("llama"), collate(examples(tiny_model("llama"), 1)), McDropout(rate=0.0))
-    assert report["rate"] == 0.0
 
 
 def test_too_few_passes_are_refused(tiny_model):

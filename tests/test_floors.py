@@ -42,16 +42,20 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "uncertainty.engine": (
         "uncertainty.measures", "uncertainty.scores", "uncertainty.model", "uncertainty.data.batches",
     ),
+    "uncertainty.preflight": ("uncertainty.engine", "uncertainty.model", "uncertainty.data.*"),
+    "uncertainty.loading": ("uncertainty.model",),
     "uncertainty.objectives": ("uncertainty.measures", "uncertainty.selection"),
     "uncertainty.trainer": ("uncertainty.objectives", "uncertainty.model", "uncertainty.data.*"),
     # one run: what is asked, what is read, what is done
     "uncertainty.settings": ("uncertainty.demo",),
     "uncertainty.prepare": (
-        "uncertainty.settings", "uncertainty.data.*", "uncertainty.model", "uncertainty.scores",
+        "uncertainty.settings", "uncertainty.data.*", "uncertainty.loading", "uncertainty.model",
+        "uncertainty.scores",
     ),
     "uncertainty.scoring": (
         "uncertainty.settings", "uncertainty.prepare", "uncertainty.data.*", "uncertainty.model",
-        "uncertainty.families.*", "uncertainty.engine", "uncertainty.run_info", "uncertainty.scores",
+        "uncertainty.families.*", "uncertainty.loading", "uncertainty.preflight", "uncertainty.engine",
+        "uncertainty.run_info", "uncertainty.scores",
         "uncertainty.score_schema", "uncertainty.score_tables", "uncertainty.run_folder",
     ),
     "uncertainty": ("uncertainty.settings", "uncertainty.scoring", "uncertainty.scores"),

@@ -8,7 +8,8 @@ from conftest import TINY
 
 import uncertainty
 from uncertainty.errors import InputError
-from uncertainty.model import adopt_model, load_model
+from uncertainty.loading import load_model
+from uncertainty.model import adopt_model
 from uncertainty.prepare import prepare
 from uncertainty.scoring import open_job, run_job, score_dataset
 from uncertainty.settings import ScoreSettings

@@ -29,6 +29,7 @@ def test_the_defaults_are_the_papers_setting():
         ({"max_length": 1}, "--max-length 1 is too small; give at least 2"),
         ({"tokens_per_batch": 0}, "--tokens-per-batch 0 is too small"),
         ({"shard_examples": 0}, "--shard-examples 0 is too small"),
+        ({"keep_columns": "level"}, "keep_columns is the text 'level'; give a tuple"),
         ({"vocabulary": "all"}, "--vocabulary all is not known; choose model or tokenizer"),
     ],
 )

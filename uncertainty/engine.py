@@ -25,7 +25,7 @@ from torch import Tensor
 from uncertainty import measures
 from uncertainty.data.batches import IGNORE, Batch, predictors, targets
 from uncertainty.errors import InputError
-from uncertainty.model import READOUT_TOLERANCE, final_hidden, hidden_size, readout, vocabulary_size
+from uncertainty.model import final_hidden, hidden_size, readout, vocabulary_size
 from uncertainty.scores import MEASURE_COLUMNS, TokenScores
 
 READOUT_BYTES = {"cpu": 128 << 20, "cuda": 2 << 30}  # one slice of logits, all members together
@@ -128,27 +128,6 @@ def score(
             yield loop.score(batch, passes)
 
 
-def check_family(model: Any, batch: Batch, family: StochasticFamily, *, seed: int = 0) -> dict[str, Any]:
-    """Prove on a first batch that members differ where they should and only there; returns the family's report.
-
-    Two dropout-off passes must agree with each other and with the model outside the family's context, two members must
-    differ (unless the family is deterministic), and every planned site must act.
-
-    Raises:
-        InputError: says which of these failed, what was looked for and found, and the mend.
-    """
-    with torch.inference_mode():
-        own_BTD = final_hidden(model, *_inputs(batch, model))
-        with family.active(model, seed=seed) as members:
-            off_BTD = final_hidden(model, *_inputs(batch, model))
-            again_BTD = final_hidden(model, *_inputs(batch, model))
-            _require_equal(model, own_BTD, off_BTD, "the family's deterministic pass and the model's own")
-            _require_equal(model, off_BTD, again_BTD, "two passes with dropout off")
-            if not family.deterministic:
-                _require_members(model, batch, members)
-            return members.report()
-
-
 @dataclass(frozen=True)
 class Calibration:
     """How fast this machine runs this model: seconds per token of a forward pass, and per token read out."""
@@ -246,9 +225,9 @@ class _Loop:
     def forward(self, batch: Batch, passes: Sequence[int]) -> Tensor:
         """One forward pass of the backbone: every example of the batch under each of ``passes``."""
         count = len(passes)
-        ids_BT, mask_BT = _inputs(batch, self.model)
+        ids_BT, mask_BT = inputs_of(batch, self.model)
         inputs = (ids_BT.repeat(count, 1), None if mask_BT is None else mask_BT.repeat(count, 1))
-        with self.members.draw(_rows(batch, passes)) if passes != OFF else nullcontext():
+        with self.members.draw(member_rows(batch, passes)) if passes != OFF else nullcontext():
             hidden_RTD = final_hidden(self.model, *inputs)
         row_N, column_N = (index.to(ids_BT.device) for index in predictors(batch, targets(batch)))
         return hidden_RTD.unflatten(0, (count, len(batch.ids)))[:, row_N, column_N]
@@ -357,53 +336,15 @@ def _unusable(
     return found
 
 
-def _rows(batch: Batch, passes: Sequence[int]) -> Rows:
+def member_rows(batch: Batch, passes: Sequence[int]) -> Rows:
     """Every example of the batch under the first pass, then under the second, and so on."""
     count = len(passes)
     starts = batch.starts * count if batch.side == "left" else None
     return Rows(batch.ids * count, tuple(k for k in passes for _ in batch.ids), starts)
 
 
-def _inputs(batch: Batch, model: Any) -> tuple[Tensor, Tensor | None]:
+def inputs_of(batch: Batch, model: Any) -> tuple[Tensor, Tensor | None]:
+    """Token ids and attention mask of a batch on the model's device."""
     device = next(model.parameters()).device
     mask_BT = batch.attention_mask_BT
     return batch.input_ids_BT.to(device), None if mask_BT is None else mask_BT.to(device)
-
-
-def _real(batch: Batch, hidden_BTD: Tensor) -> Tensor:
-    if batch.attention_mask_BT is None:
-        return hidden_BTD.float()
-    return hidden_BTD[batch.attention_mask_BT.bool().to(hidden_BTD.device)].float()
-
-
-def _require_equal(model: Any, first: Tensor, second: Tensor, what: str) -> None:
-    scale = max(1.0, float(first.abs().max()))
-    difference = float((first.float() - second.float()).abs().max())
-    if not difference <= READOUT_TOLERANCE[model.dtype] * scale:
-        raise InputError(
-            f"{what} differ by {difference:.3g} (hidden states reach {scale:.3g}) for {type(model).__name__}; "
-            "something else than the planned sites is random, or its attention has a part that --rng keyed does not "
-            "know: try --rng kernel"
-        )
-
-
-def _require_members(model: Any, batch: Batch, members: Members) -> None:
-    """At least two of eight members must differ (at a small rate two may agree by chance), and all sites act."""
-    states = []
-    for number in range(8):
-        with members.draw(_rows(batch, (number,))):
-            states.append(_real(batch, final_hidden(model, *_inputs(batch, model))))
-        silent = members.silent_sites()
-        planned = len(members.report()["sites"])
-        if silent:
-            raise InputError(
-                f"{len(silent)} of {planned} planned sites of {type(model).__name__} did not act (first: {silent[0]}); "
-                "its modules do not call them through transformers' attention interface: try --rng kernel, or "
-                "--sites residual"
-            )
-        if not torch.equal(states[0], states[-1]):
-            return
-    raise InputError(
-        f"eight members of {type(model).__name__} are equal with {planned} sites switched on: epistemic uncertainty "
-        "would be zero everywhere; raise --rate, or choose other --sites"
-    )

@@ -15,7 +15,8 @@ from uncertainty.data.render import Example, contains_special_text, render
 from uncertainty.data.sources import HUB_ID, Row, Source, UnusableRow, conversation, read_source
 from uncertainty.data.templates import Template, choose_template
 from uncertainty.errors import InputError
-from uncertainty.model import LoadedModel, context_length, is_local, load_config, load_tokenizer
+from uncertainty.loading import load_config, load_tokenizer
+from uncertainty.model import LoadedModel, context_length, is_local
 from uncertainty.scores import ExampleText
 from uncertainty.settings import ScoreSettings, check_settings
 

@@ -81,7 +81,7 @@ class RunFolder:
             raise ValueError(f"n_shards is {n_shards}; a run has at least one shard")
         path = Path(path)
         info = dataclasses.replace(info, status="running", totals={}, n_shards=n_shards)
-        _refuse_foreign(path)
+        refuse_foreign(path)
         try:
             make_folder(path)
             lock = lock_folder(path)
@@ -89,7 +89,7 @@ class RunFolder:
             raise InputError(f"{path} cannot be written to ({error.strerror}); choose another --out") from error
         try:
             # Looked at again: another process may have written here before this one got the lock.
-            _refuse_foreign(path)
+            refuse_foreign(path)
             old = read_run(path) if (path / "run.json").exists() else None
             if old is not None and not overwrite:
                 _refuse_other_settings(path, old, info)
@@ -265,7 +265,7 @@ class RunFolder:
             raise _refusal(self.path, f"writing {name} ({len(content)} bytes)", error) from error
 
 
-def _refuse_foreign(path: Path) -> None:
+def refuse_foreign(path: Path) -> None:
     """Stop where the folder is not ours to write in; touches nothing."""
     try:
         names = {entry.name for entry in path.iterdir()}

@@ -24,13 +24,15 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from uncertainty.data.batches import Batch, collate, plan_batches
+from uncertainty.data.batches import collate, plan_batches
 from uncertainty.data.render import Example
-from uncertainty.engine import Budget, Calibration, calibrate, check_family, predicted_peak, score
+from uncertainty.engine import Budget, Calibration, calibrate, predicted_peak, score
 from uncertainty.errors import InputError
 from uncertainty.families.dropout import McDropout
 from uncertainty.families.sites import parse_kinds
-from uncertainty.model import LoadedModel, load_model, vocabulary_size
+from uncertainty.loading import load_model
+from uncertainty.model import LoadedModel, vocabulary_size
+from uncertainty.preflight import check_family, probe_batch
 from uncertainty.prepare import Prepared, example_text, prepare
 from uncertainty.run_folder import RunFolder
 from uncertainty.run_info import RunInfo
@@ -128,7 +130,7 @@ class ScoredRun:
 def score_dataset(
     model: str | Path | LoadedModel = "",
     dataset: str | Path = "",
-    out: str | Path = "out/demo",
+    out: str | Path | None = None,
     *,
     overwrite: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
@@ -140,8 +142,8 @@ def score_dataset(
         model: a folder, a hub id, or a ``LoadedModel`` (``adopt_model(model, tokenizer)`` makes one of your own
             objects); with no ``dataset`` either, the embedded demo.
         dataset: a file, a folder or a hub id.
-        out: the run folder; called again with the same settings, an interrupted run goes on and a finished one is
-            returned at once.
+        out: the run folder (out/demo for the demo; else it must be given); called again with the same settings, an
+            interrupted run goes on and a finished one is returned at once.
         overwrite: start anew.
         on_progress: called after every batch.
         **settings: fields of ``ScoreSettings``, such as ``passes=100, rate=0.1, limit=200``.
@@ -156,9 +158,11 @@ def score_dataset(
     given = _with_weights(model) if isinstance(model, LoadedModel) else None
     name = given.record["name"] if given is not None else model
     resolved = ScoreSettings(model=str(name), dataset=str(dataset), **settings)
+    if out is None and not resolved.is_demo:
+        raise InputError("score_dataset needs out=, the folder to write the run to")
     family_of(resolved)
     job = open_job(prepare(resolved, given), given)
-    return run_job(job, out, overwrite=overwrite, on_progress=on_progress)
+    return run_job(job, out or "out/demo", overwrite=overwrite, on_progress=on_progress)
 
 
 def family_of(settings: ScoreSettings) -> McDropout:
@@ -196,7 +200,7 @@ def open_job(prepared: Prepared, loaded: LoadedModel | None = None, *, command: 
             allow_pickle=settings.allow_pickle,
         )
     budget = Budget.for_device(next(loaded.model.parameters()).device, settings.tokens_per_batch)
-    probe = _probe(prepared.examples)
+    probe = probe_batch(loaded.model, prepared.examples)
     report = check_family(loaded.model, probe, family, seed=settings.seed)
     calibration = calibrate(loaded.model, probe, family, passes=settings.passes, seed=settings.seed, budget=budget)
     info = RunInfo(_deciding(prepared, loaded, report, budget), _record(prepared, loaded, command))
@@ -293,12 +297,6 @@ def _no_uncertainty(job: Job, blocks: list[TokenScores]) -> bool:
         return False
     epistemic_N = np.concatenate([block.measures["epistemic"] for block in blocks])
     return not np.nanmax(epistemic_N, initial=0.0) > 0.0
-
-
-def _probe(examples: list[Example]) -> Batch:
-    """The example of median length, alone: what the checks and the timing run on."""
-    order = sorted(examples, key=lambda example: len(example.input_ids))
-    return collate([order[len(order) // 2]])
 
 
 def _shape(group: list[Example]) -> tuple[int, int, int]:

@@ -87,6 +87,8 @@ def check_settings(settings: ScoreSettings) -> None:
     if bool(settings.model) != bool(settings.dataset):
         given, missing = ("--model", "--dataset") if settings.model else ("--dataset", "--model")
         raise InputError(f"{given} is given without {missing}; give both (or neither, for the embedded demo)")
+    if isinstance(settings.keep_columns, str):
+        raise InputError(f"keep_columns is the text {settings.keep_columns!r}; give a tuple of column names")
     least = {"passes": 1, "limit": 1, "max_length": 2, "tokens_per_batch": 1, "shard_examples": 1}
     for name, low in least.items():
         value = getattr(settings, name)

@@ -169,6 +169,9 @@ def _run(options: ScoreOptions, arguments: Sequence[str]) -> int:
     from uncertainty.settings import check_settings
 
     check_settings(settings)
+    from uncertainty.run_folder import refuse_foreign
+
+    refuse_foreign(options.folder())
     from uncertainty.prepare import go_offline, prepare
 
     if notice := go_offline(settings):
