@@ -66,7 +66,7 @@ def test_a_hub_id_that_cannot_be_had_fails_at_once(monkeypatch, tmp_path):
     with pytest.raises(InputError, match="not in the hub cache, and HF_HUB_OFFLINE is set"):
         load_model("nobody/no-such-model-for-this-test")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("uncertainty.loading._reachable", lambda endpoint: False)
+    monkeypatch.setattr("uncertainty.loading.reachable", lambda endpoint: False)
     with pytest.raises(InputError, match="cannot be reached"):
         load_model("nobody/no-such-model-for-this-test")
 

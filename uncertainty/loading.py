@@ -152,14 +152,15 @@ def _check_hub(repository: str, revision: str | None) -> None:
             f"{repository} is not a folder here and not in the hub cache, and HF_HUB_OFFLINE is set; "
             "give a local folder, or unset it where there is a network"
         )
-    if not _reachable(ENDPOINT):
+    if not reachable(ENDPOINT):
         raise InputError(
             f"{repository} is not a folder here and not in the hub cache, and {ENDPOINT} cannot be reached; "
             "give a local folder, or download the model where there is a network"
         )
 
 
-def _reachable(endpoint: str) -> bool:
+def reachable(endpoint: str) -> bool:
+    """Whether a hub answers within five seconds."""
     import urllib.error
     import urllib.request
 

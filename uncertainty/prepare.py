@@ -15,7 +15,7 @@ from uncertainty.data.render import Example, contains_special_text, render
 from uncertainty.data.sources import HUB_ID, Row, Source, UnusableRow, conversation, read_source
 from uncertainty.data.templates import Template, choose_template
 from uncertainty.errors import InputError
-from uncertainty.loading import load_config, load_tokenizer
+from uncertainty.loading import load_config, load_tokenizer, reachable
 from uncertainty.model import LoadedModel, context_length, is_local
 from uncertainty.scores import ExampleText
 from uncertainty.settings import ScoreSettings, check_settings
@@ -70,7 +70,7 @@ def go_offline(settings: ScoreSettings) -> str | None:
     notice = None
     if _on_the_hub(settings.dataset_source):
         hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-        if any(name in os.environ for name in OFFLINE[:2]) or _within_reach(hub):
+        if any(name in os.environ for name in OFFLINE[:2]) or reachable(hub):
             return None
         notice = f"{hub} cannot be reached: HF_HUB_OFFLINE is set for this run, only what is in the cache is used"
     elif not (is_local(settings.model_source) and Path(settings.dataset_source).expanduser().exists()):
@@ -159,19 +159,6 @@ def _on_the_hub(dataset: str) -> bool:
     path = Path(dataset).expanduser()
     local = path.exists() or ("/" in dataset and path.parent.is_dir()) or dataset.lower().endswith(tuple(READERS))
     return not local and HUB_ID.fullmatch(dataset) is not None
-
-
-def _within_reach(hub: str) -> bool:
-    import urllib.error
-    import urllib.request
-
-    try:  # urllib honours the proxy settings that the hub's own client honours
-        urllib.request.urlopen(urllib.request.Request(hub, method="HEAD"), timeout=5)
-    except urllib.error.HTTPError:
-        return True
-    except (urllib.error.URLError, OSError):
-        return False
-    return True
 
 
 def _rendered(prepared: Prepared) -> Iterator[tuple[Row, Example | UnusableRow]]:
