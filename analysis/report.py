@@ -88,12 +88,12 @@ def _several(runs: Sequence[RunData], results: Sequence[Results], comparison: Co
         Column("examples", lambda row: count(row["n_examples"])),
         Column("tokens", lambda row: count(row["n_predicted"])),
         Column("select by", lambda row: row["selector"], is_number=False),
-        *(Column(f"mean {name}", lambda row, name=name: number(row[f"mean_{name}"])) for name in _MEANS),  # type: ignore[misc]
-        Column("top-1 right", lambda row: percent(row["accuracy"], 1)),
         Column(
             "ρ(epistemic, loss)", lambda row: with_interval(row, fixed, ("rho_loss", "rho_loss_low", "rho_loss_high"))
         ),
         Column("ρ(epistemic, entropy)", lambda row: with_interval(row, fixed, _RHO_ENTROPY)),
+        *(Column(f"mean {name}", lambda row, name=name: number(row[f"mean_{name}"])) for name in _MEANS),  # type: ignore[misc]
+        Column("top-1 right", lambda row: percent(row["accuracy"], 1)),
     )
     caption = "Spearman correlations of each kind of uncertainty with each signal, with intervals by example."
     figure = figures.runs_figure([run.name for run in runs], [found.correlations.table for found in results])

@@ -107,7 +107,7 @@ def strata_figure(strata: dict[str, pd.DataFrame]) -> Figure:
         plots_of_strata.stratum_bars(row[0], table, "epistemic")
         plots_of_strata.stratum_bars(row[1], table, "loss")
         plots_of_strata.stratum_picks(row[2], table)
-        titles = (f"mean epistemic by {name}", "mean loss", "in the top 25 %, times chance")
+        titles = (f"mean epistemic by {name}", "mean loss", "top 25 %: times chance")
         for ax, title in zip(row, titles, strict=True):
             ax.set_title(title)
             ax.set_xlabel("")
