@@ -443,10 +443,11 @@ def test_the_run_folder_is_named_after_model_and_data(model, tmp_path, unc_score
 def test_a_reader_that_goes_away_is_no_error(finished):
     _, command = finished
     asked = shlex.join([*PROCESS, *command, "--show", "3"])
-    shell = f"{asked} 2>stderr.txt | head -n 1; echo ${{PIPESTATUS[0]}}"
+    # true is gone before the command has started, so its first line meets a closed pipe every time.
+    shell = f"{asked} 2>stderr.txt | true; echo ${{PIPESTATUS[0]}}"
     folder = finished[0].parent
     done = subprocess.run(["bash", "-c", shell], cwd=folder, env=ALONE, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["<s><|im_start|>user↵", "141"]
+    assert done.stdout.splitlines() == ["141"]
     assert not re.search("Traceback|Exception|rror", (folder / "stderr.txt").read_text())
 
 
