@@ -109,6 +109,12 @@ def _recommended(chosen: Finding, best: Finding, alike: list[str]) -> str:
     )
 
 
+def way_to_perfect(precision: float, ceiling: float, fraction: float) -> float:
+    """Share of the way from a random choice (0) to a perfect proxy (1) of precision ``ceiling``."""
+    room = ceiling - fraction
+    return (precision - fraction) / room if room > 0 else 0.0
+
+
 @dataclass(frozen=True, eq=False)
 class _Numbers:
     """The rows at one fraction, put in words."""
@@ -118,9 +124,8 @@ class _Numbers:
     ceiling: float | None
 
     def way(self, precision: float) -> float:
-        """Share of the way from a random choice (0) to a perfect proxy (1) at this noise."""
-        room = (1.0 if self.ceiling is None else self.ceiling) - self.fraction
-        return (precision - self.fraction) / room if room > 0 else 0.0
+        """``way_to_perfect`` at this fraction; a ceiling that is not known counts as 1."""
+        return way_to_perfect(precision, 1.0 if self.ceiling is None else self.ceiling, self.fraction)
 
     def judged(self, signal: str) -> str:
         """E.g. "Loss is a usable stand-in here: of the top 25% by loss, 61% (interval 58 to 64%) are ..."."""

@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.number_text import count, fixed, percent, with_interval
 from analysis.proxy import SIGNALS
-from analysis.proxy_advice import LEVELS, USUAL_FRACTION
+from analysis.proxy_advice import LEVELS, USUAL_FRACTION, way_to_perfect
 from analysis.report_data import RunData
 from analysis.report_parts import Card, Tone
 from analysis.report_results import Results
@@ -228,7 +228,7 @@ def _level(precision: float, perfect: float) -> str:
     """The audit's word for a precision: by its share of the way from a random choice to a perfect proxy."""
     if not np.isfinite(precision):
         return ""
-    way = (precision - USUAL_FRACTION) / (perfect - USUAL_FRACTION) if perfect > USUAL_FRACTION else 0.0
+    way = way_to_perfect(precision, perfect, USUAL_FRACTION)
     return next((word for least, word in LEVELS if way >= least), _WORSE)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
+from random_examples import examples
 from scipy import special
 
 from uncertainty import engine
@@ -18,17 +19,6 @@ from uncertainty.model import vocabulary_size
 from uncertainty.scores import MEASURE_COLUMNS
 
 WIDE = Budget(1 << 20, 1 << 30)
-
-
-def examples(model, count=7, seed=0, text=False):
-    generator = torch.Generator().manual_seed(seed)
-    made = []
-    for i in range(count):
-        length = int(torch.randint(6, 30, (1,), generator=generator))
-        ids = torch.randint(3, vocabulary_size(model), (length,), generator=generator).tolist()
-        first = 0 if text else int(torch.randint(1, length - 1, (1,), generator=generator))
-        made.append(Example(f"example-{i}", ids, [j >= first for j in range(length)], [0] * length, False, []))
-    return made
 
 
 def run(model, rows, *, passes=5, budget=WIDE, family=None, side="right", seed=0, **options):

@@ -3,24 +3,12 @@
 import pytest
 import torch
 from conftest import TINY
+from random_examples import examples
 
 from uncertainty.data.batches import collate
-from uncertainty.data.render import Example
 from uncertainty.errors import InputError
 from uncertainty.families.dropout import McDropout
-from uncertainty.model import vocabulary_size
 from uncertainty.preflight import check_family, probe_batch
-
-
-def examples(model, count=7, seed=0, text=False):
-    generator = torch.Generator().manual_seed(seed)
-    made = []
-    for i in range(count):
-        length = int(torch.randint(6, 30, (1,), generator=generator))
-        ids = torch.randint(3, vocabulary_size(model), (length,), generator=generator).tolist()
-        first = 0 if text else int(torch.randint(1, length - 1, (1,), generator=generator))
-        made.append(Example(f"example-{i}", ids, [j >= first for j in range(length)], [0] * length, False, []))
-    return made
 
 
 def test_a_family_whose_members_agree_is_refused(tiny_model):

@@ -140,7 +140,7 @@ class Calibration:
 def calibrate(
     model: Any, batch: Batch, family: StochasticFamily, *, passes: int, seed: int, budget: Budget
 ) -> Calibration:
-    """Time one full forward pass and one read-out slice of ``batch``; a few times that if it is quick."""
+    """Time one full forward pass and one read-out slice of ``batch``, the shorter of two runs each."""
     with family.active(model, seed=seed) as members:
         loop = _Loop(model, members, family.keyed, budget, None)
         rows = max(1, min(passes, budget.tokens_per_batch // batch.input_ids_BT.numel()))

@@ -331,8 +331,8 @@ def _summary(finished: ScoredRun) -> str:
 class _Meter:
     """Shows progress: a bar on a terminal, a plain line every half minute elsewhere."""
 
-    def __init__(self, total: int, show: Callable[[Progress, str], None], close: Callable[[], None]) -> None:
-        self.total, self.show, self.close = total, show, close
+    def __init__(self, show: Callable[[Progress, str], None], close: Callable[[], None]) -> None:
+        self.show, self.close = show, close
         self.called = False
 
     def __call__(self, progress: Progress) -> None:
@@ -342,7 +342,6 @@ class _Meter:
 
 def progress_meter(job: Job) -> _Meter:
     """What shows the progress of ``run_job``: call it with each ``Progress``, and ``close`` it at the end."""
-    total = job.prepared.completion_tokens
     if not sys.stderr.isatty():
         last = [time.monotonic()]
 
@@ -354,7 +353,7 @@ def progress_meter(job: Job) -> _Meter:
                 left = progress.seconds * (progress.examples_total - done) / max(1, progress.examples)
                 _say(f"{done:,} of {progress.examples_total:,} examples, {speed}, {duration(left)} left")
 
-        return _Meter(total, plain, lambda: None)
+        return _Meter(plain, lambda: None)
     from tqdm import tqdm
 
     bar = tqdm(total=len(job.prepared.examples), unit="example", file=sys.stderr, dynamic_ncols=True)
@@ -364,7 +363,7 @@ def progress_meter(job: Job) -> _Meter:
         bar.set_postfix_str(f"{speed} x {job.prepared.settings.passes} passes", refresh=False)
         bar.update(progress.resumed_examples + progress.examples - bar.n)
 
-    return _Meter(total, draw, bar.close)
+    return _Meter(draw, bar.close)
 
 
 def duration(seconds: float) -> str:
