@@ -1,30 +1,17 @@
-import io
-
-import matplotlib
-import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from plotted_tokens import drawn, plotted_tokens
 
 from analysis import plots_of_runs
 from analysis.correlation import CorrelationSettings, correlate
-from analysis.plot_style import STYLE
 from analysis.proxy import audit_proxies
-from uncertainty.scores import MEASURE_COLUMNS
 
 
 @pytest.fixture(scope="module")
 def tokens():
-    rng = np.random.default_rng(0)
-    n = 800
-    values = {name: rng.gamma(0.5, size=n) for name in MEASURE_COLUMNS}
-    frame = pd.DataFrame({"example": np.arange(n) // 20} | values)
-    frame["epistemic"] = frame["loss"] * rng.gamma(2.0, 0.1, size=n)
-    frame["epistemic_se"] = frame["epistemic"] / 10
-    frame["label_prob"] = np.exp(-frame["loss"])
-    frame.loc[:9, list(MEASURE_COLUMNS)] = np.nan
-    return frame
+    return plotted_tokens()
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +22,6 @@ def correlations(tokens):
 @pytest.fixture
 def ax():
     return Figure(figsize=(4, 3)).subplots()
-
-
-def drawn(ax):
-    """Draw for good: what a plot gets wrong often shows here only."""
-    with matplotlib.rc_context(STYLE):
-        ax.figure.savefig(io.BytesIO(), format="svg")
-    return {text.get_text() for text in ax.texts}
 
 
 def test_runs_stand_side_by_side_in_order(correlations):

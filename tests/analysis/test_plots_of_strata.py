@@ -1,40 +1,21 @@
-import io
-
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from plotted_tokens import drawn, plotted_tokens
 
 from analysis import plots_of_strata as plots
-from analysis.plot_style import STYLE
 from analysis.strata import stratum_table
-from uncertainty.scores import MEASURE_COLUMNS
 
 
 @pytest.fixture(scope="module")
 def tokens():
-    rng = np.random.default_rng(0)
-    n = 800
-    values = {name: rng.gamma(0.5, size=n) for name in MEASURE_COLUMNS}
-    frame = pd.DataFrame({"example": np.arange(n) // 20} | values)
-    frame["epistemic"] = frame["loss"] * rng.gamma(2.0, 0.1, size=n)
-    frame["epistemic_se"] = frame["epistemic"] / 10
-    frame["label_prob"] = np.exp(-frame["loss"])
-    frame.loc[:9, list(MEASURE_COLUMNS)] = np.nan
-    return frame
+    return plotted_tokens()
 
 
 @pytest.fixture
 def ax():
     return Figure(figsize=(4, 3)).subplots()
-
-
-def drawn(ax):
-    """Draw for good: what a plot gets wrong often shows here only."""
-    with matplotlib.rc_context(STYLE):
-        ax.figure.savefig(io.BytesIO(), format="svg")
-    return {text.get_text() for text in ax.texts}
 
 
 @pytest.fixture(scope="module")
