@@ -92,7 +92,12 @@ def resolve_dtype(dtype: str) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def final_hidden(model: Any, input_ids_BT: Tensor, attention_mask_BT: Tensor | None = None) -> Tensor:
+def final_hidden(
+    model: Any,
+    input_ids_BT: Tensor,
+    attention_mask_BT: Tensor | None = None,
+    position_ids_BT: Tensor | None = None,
+) -> Tensor:
     """Hidden states after the final norm, without the vocabulary head.
 
     Args:
@@ -100,12 +105,18 @@ def final_hidden(model: Any, input_ids_BT: Tensor, attention_mask_BT: Tensor | N
         input_ids_BT: token ids.
         attention_mask_BT: 1 on tokens, 0 on padding (either side); None where nothing is padded, which lets the
             attention run without a padding mask.
+        position_ids_BT: for packed sequences, without an attention mask: restarts at 0 in each example, which is where
+            transformers cuts the attention.
 
     Returns:
         ``[B, T, D]`` in the model's dtype. Positions are counted over real tokens, so the side of the padding does
         not matter.
     """
     inputs: dict[str, Any] = {"input_ids": input_ids_BT, "use_cache": False}
+    if position_ids_BT is not None:
+        if attention_mask_BT is not None:  # transformers would take the mask and let attention cross examples
+            raise ValueError("packed sequences (position_ids_BT) take no attention_mask_BT")
+        inputs["position_ids"] = position_ids_BT
     if attention_mask_BT is not None:
         inputs["attention_mask"] = attention_mask_BT
         if not bool(attention_mask_BT[:, 0].all()):  # left padding: say where counting starts

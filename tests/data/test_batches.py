@@ -67,3 +67,13 @@ def test_a_plan_covers_every_example_once_and_keeps_to_the_budget(lengths, budge
 def test_long_examples_come_first_so_that_memory_peaks_at_the_start():
     groups = plan_batches([3, 90, 20, 5], tokens_per_batch=100, passes=10)
     assert groups[0] == [1]
+
+
+def test_the_example_of_a_target_is_its_row_where_nothing_is_packed():
+    at = targets(collate([example("a", [5, 6, 7, 8], 2), example("b", [9, 10], 1)]))
+    assert at.example_N.tolist() == at.row_N.tolist() == [0, 0, 1]
+
+
+def test_targets_of_a_batch_without_any_completion_are_empty():
+    at = targets(collate([example("a", [5, 6, 7], 3)]))
+    assert [len(column) for column in at] == [0, 0, 0, 0]

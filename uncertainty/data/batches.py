@@ -1,6 +1,6 @@
 """Examples -> padded batches under a token budget, and the one place of the shift by one.
 
-Dimension key: B sequences, T positions, N completion tokens.
+Dimension key: B sequences, T positions, N completion tokens, E examples (= B where nothing is packed).
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ IGNORE = -100  # label outside the completion, as torch's cross-entropy ignores 
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences that run through the model together.
+    """Sequences that run through the model together: one example each, or several where they are packed.
 
     Attributes:
         input_ids_BT: token ids, padded.
-        attention_mask_BT: 1 on tokens, 0 on padding; None where nothing is padded.
+        attention_mask_BT: 1 on tokens, 0 on padding; None where nothing is padded, and where examples are packed.
         labels_BT: unshifted: the token itself inside the completion, ``IGNORE`` elsewhere.
         ids: the examples' ids.
-        lengths: tokens of each sequence without padding.
+        lengths: tokens of each example without padding.
         side: where the padding is.
+        position_ids_BT: only where examples are packed: restarts at 0 in each of them; 0 on padding.
+        segment_BT: only where examples are packed: index into ``ids`` at each position, -1 on padding.
     """
 
     input_ids_BT: Tensor
@@ -36,24 +38,42 @@ class Batch:
     ids: tuple[str, ...]
     lengths: tuple[int, ...]
     side: Literal["left", "right"] = "right"
+    position_ids_BT: Tensor | None = None
+    segment_BT: Tensor | None = None
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """The sequence that each example stands in."""
+        return tuple(self._corners()[0]) if self.segment_BT is not None else tuple(range(len(self.ids)))
 
     @property
     def starts(self) -> tuple[int, ...]:
-        """The first real position of each sequence."""
+        """The column of each example's first token."""
+        if self.segment_BT is not None:
+            return tuple(self._corners()[1])
         width = self.input_ids_BT.shape[1]
         return tuple(width - n if self.side == "left" else 0 for n in self.lengths)
 
+    def _corners(self) -> tuple[list[int], list[int]]:
+        assert self.segment_BT is not None and self.position_ids_BT is not None
+        first_BT = (self.position_ids_BT == 0) & (self.segment_BT >= 0)
+        row_E, column_E = first_BT.nonzero(as_tuple=True)
+        order_E = self.segment_BT[row_E, column_E].argsort()
+        return row_E[order_E].tolist(), column_E[order_E].tolist()
+
 
 class Targets(NamedTuple):
-    """The completion tokens of a batch, row by row.
+    """The completion tokens of a batch, example by example.
 
     ``row_N`` is the sequence, ``position_N`` the position of the *predicted* token in the rendered example (padding
-    not counted), ``label_N`` the token. Tokens at position 0 have no prediction and are not among them.
+    and examples packed before it not counted), ``label_N`` the token, ``example_N`` the index into the batch's ``ids``
+    (``row_N`` itself where nothing is packed). Tokens at position 0 have no prediction and are not among them.
     """
 
     row_N: Tensor
     position_N: Tensor
     label_N: Tensor
+    example_N: Tensor
 
 
 def collate(examples: Sequence[Example], *, pad_id: int = 0, side: Literal["left", "right"] = "right") -> Batch:
@@ -88,18 +108,25 @@ def collate(examples: Sequence[Example], *, pad_id: int = 0, side: Literal["left
 
 
 def targets(batch: Batch) -> Targets:
-    """The predicted completion tokens of a batch; the token at position p is predicted from position p - 1."""
-    starts_B = torch.tensor(batch.starts)
+    """The predicted completion tokens of a batch; the token at position p is predicted from position p - 1.
+
+    They come in the order of ``ids`` and positions, packed or not.
+    """
+    starts_E = torch.tensor(batch.starts, device=batch.labels_BT.device)
     row_N, column_N = (batch.labels_BT != IGNORE).nonzero(as_tuple=True)
-    predicted = column_N > starts_B[row_N]
-    row_N, column_N = row_N[predicted], column_N[predicted]
-    return Targets(row_N, column_N - starts_B[row_N], batch.labels_BT[row_N, column_N])
+    example_N = row_N
+    if batch.segment_BT is not None:
+        example_N, order_N = batch.segment_BT[row_N, column_N].sort(stable=True)
+        row_N, column_N = row_N[order_N], column_N[order_N]
+    predicted = column_N > starts_E[example_N]
+    row_N, column_N, example_N = row_N[predicted], column_N[predicted], example_N[predicted]
+    return Targets(row_N, column_N - starts_E[example_N], batch.labels_BT[row_N, column_N], example_N)
 
 
 def predictors(batch: Batch, at: Targets) -> tuple[Tensor, Tensor]:
     """Where in ``[B, T]`` hidden states the prediction of each target is read: (row_N, column_N)."""
-    starts_B = torch.tensor(batch.starts)
-    return at.row_N, at.position_N + starts_B[at.row_N] - 1
+    starts_E = torch.tensor(batch.starts, device=at.position_N.device)
+    return at.row_N, at.position_N + starts_E[at.example_N] - 1
 
 
 def plan_batches(
