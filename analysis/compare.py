@@ -18,7 +18,8 @@ import numpy as np
 from analysis.colours import Scale, difference_scale, diverging_colours
 from analysis.heatmap import Heatmap, make_heatmap, run_facts
 from analysis.look import Look
-from analysis.panel import Panel, measure_name, panel_notes
+from analysis.measure_names import measure_name, require_measure
+from analysis.panel import Panel, panel_notes
 from analysis.readings import token_readings, visible
 from analysis.token_text import cut_middle
 from uncertainty.errors import InputError
@@ -134,7 +135,7 @@ def run_labels(run: str | Path, against: str | Path) -> tuple[str, str]:
 
 def _side(path: str | Path, label: str, example_id: str, look: Look) -> Side:
     tokens = read_scores(path, example=example_id)
-    columns = [*_KEY, *(measure_name(name) for name in look.measures)]
+    columns = [*_KEY, *(require_measure(name, tokens.columns, str(path)) for name in look.measures)]
     return Side(
         label=label,
         tokens=tokens,

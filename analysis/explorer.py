@@ -28,11 +28,12 @@ import pyarrow.compute as pc
 from analysis.colours import colours, text_colour
 from analysis.explorer_measures import packed, packed_measure
 from analysis.explorer_text import completion_blocks, snippet
-from analysis.heatmap import measure_name, run_facts
+from analysis.heatmap import run_facts
 from analysis.look import Look
+from analysis.measure_names import measure_name
 from analysis.token_text import Token, cut_middle
 from uncertainty.errors import InputError
-from uncertainty.scores import MEASURE_COLUMNS, read_examples, read_run, read_scores
+from uncertainty.scores import ALL_COLUMNS, measures_among, read_examples, read_run, read_scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,12 +62,13 @@ def load_page(run: str | Path, *, limit: int | None = None, top: str | None = No
     ids = _chosen(run, limit, top)
     examples = read_examples(run, example=ids)
     tokens = read_scores(run, example=ids)
-    run_M: Mapping[str, np.ndarray] = {name: _column(tokens, name) for name in MEASURE_COLUMNS}
+    names = measures_among(tokens.columns)
+    run_M: Mapping[str, np.ndarray] = {name: _column(tokens, name) for name in names}
     on_page_M = np.ones(len(tokens), dtype=bool)
     if ids is not None:
-        table = read_scores(run, columns=["example_id", *MEASURE_COLUMNS], as_="arrow")
+        table = read_scores(run, columns=["example_id", *names], as_="arrow")
         on_page_M = np.asarray(pc.is_in(table["example_id"], value_set=pa.array(ids, pa.string())))
-        run_M = {name: table[name].to_numpy() for name in MEASURE_COLUMNS}
+        run_M = {name: table[name].to_numpy() for name in names}
     command = info.record.get("command", "")
     about = {
         "title": Path(run).resolve().name,
@@ -95,8 +97,8 @@ def page_data(
         about: Title and origin of the run, to be shown.
     """
     starts = np.concatenate([[0], np.cumsum(examples["n_completion_tokens"].to_numpy())])
-    run_M = {name: np.asarray(run_M[name], dtype=np.float32) for name in MEASURE_COLUMNS}
-    known = [name for name in MEASURE_COLUMNS if not np.all(np.isnan(run_M[name]))]
+    run_M = {name: np.asarray(run_M[name], dtype=np.float32) for name in measures_among(run_M)}
+    known = [name for name, value_M in run_M.items() if not np.all(np.isnan(value_M))]
     return {
         "about": {**about, "tokens": len(on_page_M), "shown": int(starts[-1])},
         "colours": {theme: _hexadecimal(table_C3) for theme, table_C3 in _tables().items()},
@@ -200,7 +202,7 @@ def _texts(tokens: pd.DataFrame, examples: pd.DataFrame, starts: np.ndarray) -> 
 
 def _kept(examples: pd.DataFrame) -> dict[str, list[Any]]:
     """The data set's own columns that the run kept, as text or None."""
-    statistics = {f"{how}_{name}" for how in ("mean", "sum", "max") for name in MEASURE_COLUMNS}
+    statistics = {f"{how}_{name}" for how in ("mean", "sum", "max") for name in ALL_COLUMNS}
     names = [str(name) for name in examples.columns if name not in statistics and name not in _OWN_COLUMNS]
     return {name: [_as_text(value) for value in examples[name]] for name in names}
 

@@ -15,6 +15,8 @@ import numpy as np
 
 from analysis.colours import make_scale
 from analysis.heatmap import Panel
+from analysis.measure_names import NAMES, in_a_sentence
+from analysis.measure_names import unit as measure_unit
 
 STEPS = 1000  # of the selection's slider: tenths of a percent
 
@@ -31,10 +33,9 @@ def packed_measure(name: str, value_M: np.ndarray, on_page_M: np.ndarray) -> dic
         Names and unit; ``upper``, the value of the last colour; ``values``; ``percentiles`` of the run, 0 to 65535; and
         of a measure that tokens are selected by ``ranks`` (-1: never selected), ``counts`` and ``thresholds`` by step.
     """
-    title, short, meaning = _MEASURES[name]
-    unit = "" if name == "label_prob" else "nats"
+    shown, unit = NAMES[name], measure_unit(name)
     finite_M = value_M[np.isfinite(value_M)]
-    value_scale = make_scale("value", finite_M, "the run", fixed_upper=1.0 if name == "label_prob" else None)
+    value_scale = make_scale("value", finite_M, "the run", fixed_upper=1.0 if shown.is_share else None)
     percentile = make_scale("percentile", value_M, "the run")
     value_N = value_M[on_page_M]
     position_N = np.nan_to_num(percentile.positions(value_N))
@@ -42,21 +43,22 @@ def packed_measure(name: str, value_M: np.ndarray, on_page_M: np.ndarray) -> dic
     in_words = (
         percentile if len(finite_M) == np.sum(~np.isnan(value_M)) else make_scale("percentile", finite_M, "the run")
     )
-    ends = [
-        Panel(name, title, unit or "probability", value_N, scale).legend()[1][0] for scale in (value_scale, in_words)
-    ]
+    drawn_unit = "probability" if shown.is_share else unit
+    ends = [Panel(name, shown.title, drawn_unit, value_N, scale).legend()[1][0] for scale in (value_scale, in_words)]
     measure = {
         "name": name,
-        "title": title,
-        "short": short,
-        "meaning": meaning,
+        "title": shown.title,
+        "short": shown.short,
+        "inline": in_a_sentence(name),
+        "meaning": shown.meaning,
         "unit": unit,
+        "isShare": shown.is_share,
         "upper": value_scale.upper,
         "legend": dict(zip(("value", "percentile"), ends, strict=True)),
         "values": packed(value_N, "f4"),
         "percentiles": packed(np.minimum(position_N * 65536, 65535), "u2"),
     }
-    return measure | (_selection(value_M, on_page_M) if name in _SELECTS else {})
+    return measure | (_selection(value_M, on_page_M) if shown.selects else {})
 
 
 def selected_counts(n_tokens: int) -> np.ndarray:
@@ -88,28 +90,3 @@ def _selection(value_M: np.ndarray, on_page_M: np.ndarray) -> dict[str, Any]:
 def packed(values: np.ndarray, kind: str) -> str:
     """An array as text: two letters for its type, then base64 of its little-endian bytes."""
     return kind + base64.b64encode(values.astype(f"<{kind}").tobytes()).decode("ascii")
-
-
-_MEASURES = {
-    "loss": ("Loss", "Loss", "surprise at the token: −log of its probability, dropout off"),
-    "entropy": ("Entropy", "Entropy", "spread of the prediction, dropout off"),
-    "total": ("Total uncertainty", "Total", "spread of the prediction averaged over the dropout passes"),
-    "aleatoric": (
-        "Aleatoric uncertainty",
-        "Aleatoric",
-        "mean spread of the passes' predictions: the text could go on in several ways",
-    ),
-    "epistemic": ("Epistemic uncertainty (BALD)", "Epistemic", "how far the passes disagree: the model does not know"),
-    "epistemic_se": (
-        "Standard error of epistemic uncertainty",
-        "Epistemic SE",
-        "Monte Carlo noise of the epistemic value",
-    ),
-    "mc_loss": (
-        "Loss of the averaged prediction",
-        "MC loss",
-        "−log of the token's probability averaged over the passes",
-    ),
-    "label_prob": ("Probability of the token", "Probability", "probability of the token, dropout off"),
-}
-_SELECTS = ("loss", "entropy", "total", "aleatoric", "epistemic", "mc_loss")

@@ -20,12 +20,13 @@ import numpy as np
 
 from analysis.colours import Colours, colours
 from analysis.look import Look
-from analysis.panel import Panel, make_panel, measure_name, panel_notes
+from analysis.measure_names import measure_name, require_measure
+from analysis.panel import Panel, make_panel, panel_notes
 from analysis.readings import Reading, token_readings
 from analysis.run_title import name_of
 from analysis.token_text import Cluster, Token, completion_clusters, context_clusters, cut_middle
 from uncertainty.errors import InputError
-from uncertainty.scores import RunInfo, read_examples, read_run, read_scores
+from uncertainty.scores import RunInfo, read_examples, read_run, read_scores, run_measures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,6 +110,7 @@ def top_example(run: str | Path, measure: str) -> str:
         InputError: unknown measure, or no example has a value of it.
     """
     column = f"mean_{measure_name(measure)}"
+    require_measure(measure, run_measures(run), str(run))
     examples = read_examples(run, columns=["id", column])
     means = examples[column].to_numpy(dtype=np.float64)
     if np.all(np.isnan(means)):
@@ -122,9 +124,11 @@ def load_heatmap(run: str | Path, example_id: str, look: Look) -> Heatmap:
     Raises:
         InputError: not a finished run, no such example, an unknown measure or colour map.
     """
-    measures = [measure_name(name) for name in look.measures]
+    for name in look.measures:
+        measure_name(name)
     info = read_run(run)
     tokens = read_scores(run, example=example_id)
+    measures = [require_measure(name, tokens.columns, str(run)) for name in look.measures]
     example = read_examples(run, example=example_id).iloc[0]
     reference = read_scores(run, columns=measures) if look.reference == "run" else tokens
     return make_heatmap(tokens, example, reference, look, run_facts(info))

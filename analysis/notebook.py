@@ -13,7 +13,7 @@ from analysis.heatmap_html import heatmap_html
 from analysis.heatmap_spans import heatmap_fragment
 from analysis.heatmap_terminal import heatmap_text
 from analysis.look import Look, Page
-from analysis.panel import measure_name
+from analysis.measure_names import measure_name
 from uncertainty.errors import InputError
 from uncertainty.scores import read_examples, read_run
 

@@ -5,7 +5,6 @@ Suffix N: completion tokens of the example.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +14,7 @@ import numpy as np
 
 from analysis.colours import Colours, Scale, make_scale
 from analysis.look import Look
-from uncertainty.errors import InputError
-from uncertainty.scores import MEASURE_COLUMNS
+from analysis.measure_names import NAMES, unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +27,7 @@ class Panel:
     Attributes:
         measure: Column of the score table.
         title: What it is, for a reader.
-        unit: "nats" or "probability".
+        unit: "nats", "probability" (from 0 to 1), or another as ``measure_names.unit`` writes it.
         values_N: The measure at each completion token; NaN where there is no prediction.
         scale: What turns it into positions of the colour map.
         source: Of two runs compared, whose values these are: a run's name, or "difference".
@@ -71,7 +69,7 @@ class Panel:
 
     def legend(self) -> tuple[str, list[str]]:
         """What stands at the pale end of the colour bar, and at its dark end: the fullest wording first."""
-        unit = "" if self.unit == "probability" else f" {self.unit}"
+        unit = "" if self.unit in ("", "probability") else f" {self.unit}"
         if self.scale.kind == "percentile":
             middle, high = (f"{self.scale.value_at(position):.3g}" for position in (0.5, 0.99))
             short = f"100th percentile of {self.scale.reference_name}"
@@ -87,20 +85,6 @@ class Panel:
         return low, [f"{end} ({of} of {self.scale.reference_name})", f"{end} ({of})", end]
 
 
-def measure_name(name: str) -> str:
-    """The score table's name of a measure; ``bald`` is ``epistemic``.
-
-    Raises:
-        InputError: no such measure; names the nearest one.
-    """
-    name = "epistemic" if name == "bald" else name
-    if name not in MEASURE_COLUMNS:
-        near = difflib.get_close_matches(name, [*MEASURE_COLUMNS, "bald"], n=1, cutoff=0.4)
-        meant = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"unknown measure {name!r}; {meant}there are {', '.join(MEASURE_COLUMNS)}")
-    return name
-
-
 def make_panel(measure: str, tokens: pd.DataFrame, reference: pd.DataFrame, look: Look, reference_name: str) -> Panel:
     """One measure of an example on the scale of reference rows.
 
@@ -111,15 +95,16 @@ def make_panel(measure: str, tokens: pd.DataFrame, reference: pd.DataFrame, look
         look: How.
         reference_name: What the reference is, for the legend.
     """
-    title, unit = _TITLES[measure]
+    is_share = NAMES[measure].is_share
     scale = make_scale(
         look.scale,
         reference[measure].to_numpy(dtype=np.float64),
         reference_name,
         clip_percentile=look.clip_percentile,
-        fixed_upper=1.0 if unit == "probability" and look.scale == "value" else None,
+        fixed_upper=1.0 if is_share and look.scale == "value" else None,
     )
-    return Panel(measure, title, unit, tokens[measure].to_numpy(dtype=np.float64), scale)
+    values_N = tokens[measure].to_numpy(dtype=np.float64)
+    return Panel(measure, NAMES[measure].title, "probability" if is_share else unit(measure), values_N, scale)
 
 
 def panel_notes(panels: Sequence[Panel], look: Look, reference_name: str, truncated: bool) -> tuple[str, ...]:
@@ -151,15 +136,3 @@ def _ordinal(percentile: float) -> str:
     if "." in text or text[-2:] in ("11", "12", "13"):
         return text + "th"
     return text + {"1": "st", "2": "nd", "3": "rd"}.get(text[-1], "th")
-
-
-_TITLES = {
-    "loss": ("Loss", "nats"),
-    "entropy": ("Entropy", "nats"),
-    "total": ("Total uncertainty", "nats"),
-    "aleatoric": ("Aleatoric uncertainty", "nats"),
-    "epistemic": ("Epistemic uncertainty (BALD)", "nats"),
-    "epistemic_se": ("Standard error of epistemic uncertainty", "nats"),
-    "mc_loss": ("Loss of the averaged prediction", "nats"),
-    "label_prob": ("Probability of the token", "probability"),
-}

@@ -16,9 +16,10 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from analysis.colours import text_colour
+from analysis.measure_names import COLOURS, NAMES, axis_label
 from analysis.number_text import fixed, with_interval
 from analysis.plot_axes import log_axis, log_limits, power_of_ten
-from analysis.plot_style import COLOURS, DENSITY, DIVERGING, INK, MUTED, PAPER, axis_label
+from analysis.plot_style import DENSITY, DIVERGING, INK, MUTED, PAPER
 
 N_BINS = 48
 
@@ -26,8 +27,9 @@ N_BINS = 48
 def distribution(ax: Axes, tokens: np.ndarray, examples: np.ndarray, measure: str) -> Axes:
     """Histograms of one measure over tokens (filled) and over the examples' means (line), each to its own height.
 
-    Nats are on a logarithmic axis, because they span many decades. Values below its left end, zeros included, are
-    counted in the first bin; where that bin would dwarf all others it is cut, and its share written beside it.
+    Shares are on an axis from 0 to 1; nats on a logarithmic one, because they span many decades, and values below its
+    left end, zeros included, are counted in the first bin. Where the fuller of the end bins would dwarf all others (of
+    nats the first) it is cut, and its share written beside it.
 
     Args:
         ax: where to draw.
@@ -36,21 +38,21 @@ def distribution(ax: Axes, tokens: np.ndarray, examples: np.ndarray, measure: st
         measure: column of the score table.
     """
     tokens, examples = _known(tokens), _known(examples)
-    is_probability = measure == "label_prob"
-    low, high = (0.0, 1.0) if is_probability else log_limits(tokens)
-    edges = np.linspace(low, high, N_BINS + 1) if is_probability else np.geomspace(low, high, N_BINS + 1)
+    is_share = NAMES[measure].is_share
+    low, high = (0.0, 1.0) if is_share else log_limits(tokens)
+    edges = np.linspace(low, high, N_BINS + 1) if is_share else np.geomspace(low, high, N_BINS + 1)
     if len(tokens):
         share = np.histogram(np.clip(tokens, low, high), edges)[0] / len(tokens)
-        edge = -1 if is_probability else 0
+        edge = -1 if is_share and share[-1] > share[0] else 0
         highest = float(np.delete(share, edge).max()) or 1.0
         ax.stairs(np.minimum(share / highest, 1.0), edges, fill=True, color=COLOURS[measure], alpha=0.5, label="tokens")
         if share[edge] > highest:
-            note = f"{'last' if is_probability else 'first'} bin {100 * share[edge]:.0f} %"
+            note = f"{'last' if edge else 'first'} bin {100 * share[edge]:.0f} %"
             ax.text(0.03, 0.72, note, transform=ax.transAxes, va="center", fontsize=6.5, color=INK)
     if len(examples):
         share = np.histogram(np.clip(examples, low, high), edges)[0].astype(float)
         ax.stairs(share / share.max(), edges, color=INK, linewidth=1.0, label="examples (mean)")
-    if not is_probability:
+    if not is_share:
         log_axis(ax, "x", low, high)
     ax.set_xlim(low, high)
     ax.set_ylim(0, 1.55)

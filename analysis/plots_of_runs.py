@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from analysis.colours import text_colour
-from analysis.plot_style import COLOURS, MUTED, PAPER, SERIES
-from analysis.strata import CLASSES
+from analysis.measure_names import COLOURS
+from analysis.plot_style import MUTED, PAPER, SERIES
+from uncertainty.token_classes import CLASSES
 
 _PANELS = (("epistemic", "loss"), ("epistemic", "entropy"), ("aleatoric", "loss"), ("aleatoric", "entropy"))
 

@@ -9,7 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from analysis.plot_style import COLOURS, GRID, INK, MUTED, axis_label
+from analysis.measure_names import COLOURS, axis_label
+from analysis.plot_style import GRID, INK, MUTED
 
 
 def stratum_bars(ax: Axes, table: pd.DataFrame, measure: str) -> Axes:

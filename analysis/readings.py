@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from analysis.measure_names import NAMES, unit
 from analysis.number_text import number
 from analysis.token_text import context_clusters
-from uncertainty.scores import MEASURE_COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,9 +46,9 @@ def visible(text: str) -> str:
 def _readings(row: Mapping[Any, Any], before: Mapping[Any, Any] | None) -> tuple[Reading, ...]:
     known = [Reading("token", visible(str(row["token"])) or "∅")]
     known += [Reading(name, str(int(row[column]))) for column, name in _PLACES.items() if column in row]
-    for measure in MEASURE_COLUMNS:
+    for measure in NAMES:
         if measure in row and measure not in _BESIDE:
-            known.append(Reading(measure, _value(measure, row, before), _UNITS.get(measure, "nats")))
+            known.append(Reading(measure, _value(measure, row, before), unit(measure)))
     for column, name in _COUNTS.items():
         if column in row:
             values = [_count(one[column]) for one in (before, row) if one is not None]
@@ -79,4 +79,3 @@ def _count(value: Any) -> str:
 _PLACES = {"token_id": "id", "position": "position"}
 _COUNTS = {"label_rank": "rank", "n_passes": "passes"}
 _BESIDE = ("epistemic_se",)  # stands beside epistemic
-_UNITS = {"label_prob": ""}

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from analysis.curriculum import check_same_tokens
 from uncertainty.errors import InputError
-from uncertainty.scores import MEASURE_COLUMNS, RunInfo, read_examples, read_run, read_scores
+from uncertainty.scores import RunInfo, read_examples, read_run, read_scores, run_measures
 
 _TEXTS = ("example_id", "token")
 _PLACES = ("turn", "position", "index_in_completion", "token_id", "char_start", "char_end", "is_special")
@@ -75,7 +75,7 @@ def load_runs(paths: Sequence[Path], reference: Path | None = None) -> list[RunD
         if path in resolved[:index]:
             raise InputError(f"{paths[index]} is given twice; name each run once")
     infos = [read_run(path) for path in paths]  # before the tokens of the first are read, look at all
-    names = run_names(paths)
+    names = step_names(infos) or run_names(paths)
     other = _load(reference, read_run(reference), reference.name, "reference") if reference else None
     runs = []
     for path, info, name, slug in zip(paths, infos, names, _slugs(names), strict=True):
@@ -100,6 +100,16 @@ def run_names(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             break
     return names
+
+
+def step_names(infos: Sequence[RunInfo]) -> list[str]:
+    """``step 120`` for each run, where all are probes of one training at different steps; else nothing."""
+    found = [_part(info.settings, "training") for info in infos]
+    steps = [one.get("step") for one in found]
+    one_training = len({str(one.get("run")) for one in found}) == 1
+    if None in steps or not one_training or len(set(steps)) < len(steps):
+        return []
+    return [f"step {step:,}" for step in steps]
 
 
 def texts_of(run: RunData, examples: Sequence[str]) -> pd.DataFrame:
@@ -163,10 +173,11 @@ def _load(path: Path, info: RunInfo, name: str, slug: str) -> RunData:
     example = _coded(texts["example_id"])
     columns: dict[str, Any] = {"example": example.codes.astype(np.int32), "token": _coded(texts["token"])}
     del texts
-    numbers = read_scores(path, columns=[*_PLACES, *MEASURE_COLUMNS, "label_rank"], as_="arrow")
+    measures = run_measures(path)
+    numbers = read_scores(path, columns=[*_PLACES, *measures, "label_rank"], as_="arrow")
     for column in _PLACES:
         columns[column] = numbers[column].to_numpy()
-    for column in MEASURE_COLUMNS:
+    for column in measures:
         columns[column] = numbers[column].to_pandas().to_numpy(dtype=np.float32)
     columns["is_best"] = numbers["label_rank"].fill_null(-1).to_numpy() == 0
     del numbers

@@ -12,17 +12,22 @@ from analysis import plots, plots_of_runs, plots_of_strata
 from analysis.correlation import Correlations
 from analysis.number_text import percent
 from analysis.plot_style import INK
-from uncertainty.scores import MEASURE_COLUMNS
+from uncertainty.scores import measures_among
 
 WIDTH = 7.2  # inches: two columns of most paper styles
 
 
 def distributions_figure(tokens: pd.DataFrame, means: pd.DataFrame, variance: pd.DataFrame) -> Figure:
     """Every measure over tokens and over examples, with the share of its variance that lies between examples."""
-    figure = _figure(WIDTH, 3.3)
-    axes = figure.subplots(2, 4).ravel()
+    measures = measures_among(means.columns)
+    n_columns = min((4, 5), key=lambda n: -len(measures) % n)  # the fewest empty places
+    n_rows = -(-len(measures) // n_columns)
+    figure = _figure(WIDTH, 1.65 * n_rows)
+    axes = np.atleast_1d(figure.subplots(n_rows, n_columns)).ravel()
+    for ax in axes[len(measures) :]:
+        ax.set_axis_off()
     between = dict(zip(variance["measure"], variance["icc"], strict=True))
-    for ax, measure in zip(axes, MEASURE_COLUMNS, strict=True):
+    for ax, measure in zip(axes, measures, strict=False):
         plots.distribution(ax, tokens[measure].to_numpy(), means[measure].to_numpy(), measure)
         if measure in between and np.isfinite(between[measure]):
             note = f"{percent(max(0.0, between[measure]))} of the variance\nlies between examples"

@@ -18,7 +18,7 @@ from analysis.report_data import RunData, texts_of
 from analysis.report_settings import ReportSettings
 from analysis.strata import STRATA, stratum_table, token_classes
 from uncertainty.errors import InputError
-from uncertainty.scores import MEASURE_COLUMNS
+from uncertainty.scores import measures_among
 
 STRATUM_MEASURES = ("loss", "entropy", "aleatoric", "epistemic")
 CURRICULUM_MEASURES = ("loss", "entropy", "epistemic")
@@ -68,12 +68,14 @@ def results_of(run: RunData, settings: ReportSettings, tell: Callable[[str], Non
         settings: what decides the numbers beside it.
         tell: called with a few words before each step.
     """
-    columns = ["example", *MEASURE_COLUMNS, *(["rho"] if "rho" in run.tokens else [])]
+    # What few passes, or passes that hang together, leave without a value says nothing.
+    measures = tuple(name for name in measures_among(run.tokens.columns) if run.tokens[name].notna().any())
+    columns = ["example", *measures, *(["rho"] if "rho" in run.tokens else [])]
     frame = run.tokens[columns]
     tell("levels")
-    quantiles = level_quantiles(frame, MEASURE_COLUMNS)
+    quantiles = level_quantiles(frame, measures)
     variance = variance_split(frame, confidence=settings.confidence)
-    means = example_means(frame, MEASURE_COLUMNS)
+    means = example_means(frame, measures)
     tell("correlations")
     asked = CorrelationSettings(
         confidence=settings.confidence,
@@ -131,7 +133,7 @@ def drawn(run: RunData, settings: ReportSettings) -> pd.DataFrame:
     if len(predicted) > settings.drawn_tokens:
         rng = np.random.default_rng([settings.seed, len(predicted)])
         predicted = np.sort(rng.choice(predicted, settings.drawn_tokens, replace=False))
-    return run.tokens[list(MEASURE_COLUMNS)].iloc[predicted]
+    return run.tokens[list(measures_among(run.tokens.columns))].iloc[predicted]
 
 
 def _extremes(run: RunData) -> pd.DataFrame:

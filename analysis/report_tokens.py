@@ -13,7 +13,7 @@ from analysis.report_parts import Column, Paragraph, Part, Picture, Section, Tab
 from analysis.report_results import Results
 from analysis.report_settings import ReportSettings
 from analysis.report_words import warning_paragraphs
-from analysis.strata import CLASS_MEANINGS
+from uncertainty.token_classes import CLASS_MEANINGS
 
 _STRATUM_TITLES = {
     "class": "By what the token spells",

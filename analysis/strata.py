@@ -7,8 +7,6 @@ the uncertain tokens it holds.
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Callable
 
 import numpy as np
@@ -17,20 +15,8 @@ import pandas as pd
 from analysis.by_example import example_column, number_examples, t_interval
 from analysis.ranks import rank
 from analysis.top_sets import TopSet
+from uncertainty.token_classes import CLASSES, vocabulary_classes
 
-SPECIAL, STRUCTURAL, NUMBER = "special", "structural", "number"
-WORD_START, WORD_CONTINUATION, PUNCTUATION = "word start", "word continuation", "punctuation"
-CLASSES = (SPECIAL, STRUCTURAL, NUMBER, WORD_START, WORD_CONTINUATION, PUNCTUATION)
-CLASS_MEANINGS = {
-    SPECIAL: "special tokens of the tokenizer: end of turn, end of text",
-    STRUCTURAL: "only white space, line breaks, or nothing visible",
-    NUMBER: "digits and no letter",
-    WORD_START: "letters that begin a word",
-    WORD_CONTINUATION: "letters that go on with the word before, and bytes of a character",
-    PUNCTUATION: "anything else: punctuation, operators, symbols",
-}
-
-_APOSTROPHES = "'’"
 _BANDS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 _DECADES = (1, 2, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 
@@ -38,26 +24,21 @@ _DECADES = (1, 2, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 def token_classes(tokens: pd.DataFrame) -> pd.Categorical:
     """What each token spells: one of ``CLASSES``.
 
-    A token with letters goes on with a word if it begins with a letter (or an apostrophe) and the token before it, in
-    the same turn, ends in a letter or a digit; scripts without spaces so have one word start for each stretch of
-    letters. The pieces of one character (``<0xE2>``) count as going on with a word.
+    What letters begin or go on with a word is decided by ``uncertainty.token_classes``, within one turn of one example.
 
     Args:
         tokens: ``example`` or ``example_id``, ``turn, token, is_special``; an example's tokens together and in order.
     """
     codes, spelled = pd.factorize(tokens["token"])
-    kind = np.array([_spelling(str(text)) for text in spelled], dtype=np.int8).reshape(-1, 3)
-    base, joins_left, joins_right = (kind[:, column][codes] for column in range(3))
-    special = tokens["is_special"].to_numpy(dtype=bool)
-    has_left = np.zeros(len(tokens), dtype=bool)
+    n_texts = len(spelled)
+    # One text may be a special token here and plain text there: the table has an entry for either.
+    table = vocabulary_classes([*spelled, *spelled], np.repeat([False, True], n_texts))
+    entry = codes + n_texts * tokens["is_special"].to_numpy(dtype=bool)
+    follows = np.zeros(len(tokens), dtype=bool)
     if len(tokens):
         example, turn = pd.factorize(tokens[example_column(tokens)])[0], tokens["turn"].to_numpy()
-        same = (example[1:] == example[:-1]) & (turn[1:] == turn[:-1])
-        has_left[1:] = same & ~special[:-1] & (joins_right[:-1] > 0)
-    code = base.copy()
-    code[(base == CLASSES.index(WORD_START)) & has_left & (joins_left > 0)] = CLASSES.index(WORD_CONTINUATION)
-    code[special] = CLASSES.index(SPECIAL)
-    return pd.Categorical.from_codes(code, categories=pd.Index(CLASSES, dtype=object))
+        follows[1:] = (example[1:] == example[:-1]) & (turn[1:] == turn[:-1])
+    return pd.Categorical.from_codes(table.in_text(entry, follows), categories=pd.Index(CLASSES, dtype=object))
 
 
 def position_bands(tokens: pd.DataFrame) -> pd.Categorical:
@@ -149,22 +130,6 @@ def stratum_table(
     return pd.DataFrame(rows)
 
 
-def _spelling(text: str) -> tuple[int, int, int]:
-    """Class of a token's text, whether it can go on with a word to its left, and whether a word can go on after it."""
-    if _PIECES.fullmatch(text):
-        return CLASSES.index(WORD_CONTINUATION), 0, 1
-    kinds = [unicodedata.category(character)[0] for character in text]
-    if all(kind in "ZC" for kind in kinds):
-        return CLASSES.index(STRUCTURAL), 0, 0
-    ends_open = int(kinds[-1] in "LMN")
-    if any(kind in "LM" for kind in kinds):
-        after_apostrophe = text[0] in _APOSTROPHES and kinds[1:2] == ["L"]
-        return CLASSES.index(WORD_START), int(kinds[0] in "LM" or after_apostrophe), ends_open
-    if "N" in kinds:
-        return CLASSES.index(NUMBER), 0, ends_open
-    return CLASSES.index(PUNCTUATION), 0, 0
-
-
 def _banded(values: np.ndarray, starts: tuple[int, ...]) -> pd.Categorical:
     """Values in bands that begin at ``starts``, the last one open; bands that do not occur are left out."""
     codes = np.searchsorted(starts, values, side="right") - 1
@@ -181,8 +146,6 @@ def _band_name(starts: tuple[int, ...], band: int) -> str:
     last = starts[band + 1] - 1
     return f"{first:,}" if last == first else f"{first:,}–{last:,}"
 
-
-_PIECES = re.compile(r"(?:<0x[0-9A-Fa-f]{2}>)+")
 
 STRATA: dict[str, Callable[[pd.DataFrame], pd.Categorical]] = {
     "class": token_classes,

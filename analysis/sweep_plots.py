@@ -14,8 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from analysis.measure_names import COLOURS, axis_label
 from analysis.plot_axes import log_axis
-from analysis.plot_style import COLOURS, DENSITY, INK, PAPER, SERIES, STYLE, axis_label
+from analysis.plot_style import DENSITY, INK, PAPER, SERIES, STYLE
 from analysis.sweep import distribution_table, trend_table
 from analysis.sweep_runs import RateSeries
 

@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.levels import example_means
-from analysis.plot_style import COLOURS, INK, MUTED, STYLE, axis_label
+from analysis.measure_names import COLOURS, axis_label
+from analysis.plot_style import INK, MUTED, STYLE
 from analysis.ranks import rank
 from analysis.report_data import load_runs
 from analysis.run_title import run_title

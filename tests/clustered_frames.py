@@ -93,6 +93,7 @@ def scores(n_examples: int = 50, *, seed: int = 0, tied: bool = False) -> pd.Dat
             "epistemic_se": 0.2 * epistemic,
             "mc_loss": loss,
             "label_prob": np.exp(-loss),
+            "margin": np.exp(-2 * entropy),
         }
     )
     measures = frame.columns[1:]

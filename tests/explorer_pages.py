@@ -86,6 +86,7 @@ def made_run(
     for name in MEASURE_COLUMNS:
         tokens[name] = np.round(random.exponential(0.7, len(tokens)) ** 2, 1).astype(np.float32)
     tokens["label_prob"] = np.exp(-tokens["loss"]).astype(np.float32)
+    tokens["margin"] = np.exp(-2 * tokens["entropy"]).astype(np.float32)
     tokens["epistemic_se"] = (tokens["epistemic"] / 10).astype(np.float32)
     tokens["label_rank"] = pd.array(random.integers(0, 9, len(tokens)), dtype="Int32")
     tokens["n_passes"] = 100

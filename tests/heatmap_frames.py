@@ -36,6 +36,7 @@ def tokens(pieces: Sequence[str], loss: Sequence[float] | None = None, **columns
     for name in MEASURE_COLUMNS:
         frame[name] = (values if name == "loss" else values / 10).astype(np.float32)
     frame["label_prob"] = np.exp(-values).astype(np.float32)
+    frame["margin"] = np.exp(-2 * values).astype(np.float32)
     frame["label_rank"] = 0
     frame["n_passes"] = 100
     return frame.assign(**columns)

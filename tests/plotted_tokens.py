@@ -14,11 +14,12 @@ def plotted_tokens():
     """800 tokens of 40 examples; the first ten have no prediction."""
     rng = np.random.default_rng(0)
     n = 800
-    values = {name: rng.gamma(0.5, size=n) for name in MEASURE_COLUMNS}
+    values = {name: rng.gamma(0.5, size=n) for name in MEASURE_COLUMNS if name != "margin"}
     frame = pd.DataFrame({"example": np.arange(n) // 20} | values)
     frame["epistemic"] = frame["loss"] * rng.gamma(2.0, 0.1, size=n)
     frame["epistemic_se"] = frame["epistemic"] / 10
     frame["label_prob"] = np.exp(-frame["loss"])
+    frame["margin"] = np.exp(-3 * frame["loss"])
     frame.loc[:9, list(MEASURE_COLUMNS)] = np.nan
     return frame
 

@@ -79,7 +79,7 @@ def _scores(texts: list[ExampleText], seed: int, shift: float) -> TokenScores:
     predicted_N = position_N > 0
     measures = {
         name: np.where(predicted_N, value, np.nan)
-        for name, value in zip(MEASURE_COLUMNS, (*values, np.exp(-loss_N)), strict=True)
+        for name, value in zip(MEASURE_COLUMNS, (*values, np.exp(-loss_N), np.exp(-2 * aleatoric_N)), strict=True)
     }
     return TokenScores(
         ids=tuple(text.id for text in texts),

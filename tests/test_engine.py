@@ -42,6 +42,17 @@ def agree(a, b, tolerance=1e-5):
             np.testing.assert_allclose(a[name][key], b[name][key], rtol=0, atol=tolerance, err_msg=f"{name} {key}")
 
 
+def jackknife_error(p_KV):
+    """Leave out one member at a time and compute everything anew (fewer than ten members: no groups)."""
+
+    def information(rows):
+        return special.entr(rows.mean(0)).sum() - special.entr(rows).sum(-1).mean()
+
+    K = len(p_KV)
+    without_K = np.array([information(np.delete(p_KV, k, axis=0)) for k in range(K)])
+    return math.sqrt((K - 1) / K * ((without_K - without_K.mean()) ** 2).sum())
+
+
 def naive(model, example, family, passes):
     """What the scores mean, written out in float64 with one plain forward pass per member and example."""
     ids = torch.tensor([example.input_ids])
@@ -62,7 +73,6 @@ def naive(model, example, family, passes):
             continue
         at, label = position - 1, example.input_ids[position]
         mean = p[:, at].mean(0)
-        kl = special.rel_entr(p[:, at], mean).sum(-1)
         total, aleatoric = special.entr(mean).sum(), special.entr(p[:, at]).sum(-1).mean()
         row = {
             "loss": -math.log(p_off[at, label]),
@@ -70,9 +80,10 @@ def naive(model, example, family, passes):
             "total": total,
             "aleatoric": aleatoric,
             "epistemic": total - aleatoric,
-            "epistemic_se": kl.std(ddof=1) / math.sqrt(passes),
+            "epistemic_se": jackknife_error(p[:, at]),
             "mc_loss": -math.log(mean[label]),
             "label_prob": p_off[at, label],
+            "margin": np.sort(p_off[at])[-1] - np.sort(p_off[at])[-2],
         }
         for name, value in row.items():
             table[name].append(value)

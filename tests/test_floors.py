@@ -22,39 +22,86 @@ GROUND = "uncertainty.errors"
 FLOORS: dict[str, tuple[str, ...]] = {
     # pure arithmetic, one model, one way of drawing members, one step of the data road: nothing of ours but siblings
     "uncertainty.errors": (),
-    "uncertainty.measures": (),
-    "uncertainty.model": (),
-    "uncertainty.selection": (),
+    "uncertainty.measures": (
+        "uncertainty.member_terms", "uncertainty.member_sweep", "uncertainty.estimators",
+        "uncertainty.divergence_measures", "uncertainty.probability_measures",
+    ),
+    "uncertainty.member_terms": (),
+    "uncertainty.member_sweep": ("uncertainty.member_terms",),
+    "uncertainty.estimators": ("uncertainty.member_terms", "uncertainty.member_sweep"),
+    "uncertainty.divergence_measures": ("uncertainty.member_sweep",),
+    "uncertainty.probability_measures": ("uncertainty.member_terms", "uncertainty.member_sweep"),
+    "uncertainty.measure_columns": (),
+    "uncertainty.head": (),
+    "uncertainty.model": ("uncertainty.head",),
+    "uncertainty.selection_schedule": (),
+    "uncertainty.selection_rules": ("uncertainty.selection_schedule",),
+    "uncertainty.selection_signals": ("uncertainty.selection_rules", "uncertainty.families.keyed"),
+    "uncertainty.selection": ("uncertainty.selection_rules", "uncertainty.selection_signals"),
+    "uncertainty.running_quantile": ("uncertainty.selection",),
     "uncertainty.families.*": ("uncertainty.families.*",),
     "uncertainty.data.*": ("uncertainty.data.*",),
     "uncertainty.demo.*": ("uncertainty.demo.*",),
     # the score table and its folder on disk
     "uncertainty.durable": (),
     "uncertainty.run_info": (),
-    "uncertainty.scores": ("uncertainty.run_info",),
-    "uncertainty.score_schema": ("uncertainty.scores",),
-    "uncertainty.score_tables": ("uncertainty.scores", "uncertainty.score_schema"),
+    "uncertainty.scores": ("uncertainty.run_info", "uncertainty.measure_columns"),
+    "uncertainty.score_schema": ("uncertainty.scores", "uncertainty.measure_columns"),
+    "uncertainty.score_tables": ("uncertainty.scores", "uncertainty.score_schema", "uncertainty.measure_columns"),
     "uncertainty.run_folder": (
         "uncertainty.durable", "uncertainty.run_info", "uncertainty.scores", "uncertainty.score_tables",
     ),
     "uncertainty.summary": ("uncertainty.scores",),
+    # what the trainer selected, step by step; and the model in its middle scored like any other
+    "uncertainty.token_classes": (),
+    "uncertainty.curriculum": ("uncertainty.token_classes",),
+    "uncertainty.curriculum_rows": ("uncertainty.token_classes",),
+    "uncertainty.probe": (
+        "uncertainty.prepare", "uncertainty.scoring", "uncertainty.model", "uncertainty.families.sites",
+        "uncertainty.run_info",
+    ),
     # the engine and the trainer never meet
     "uncertainty.engine": (
-        "uncertainty.measures", "uncertainty.scores", "uncertainty.model", "uncertainty.data.batches",
+        "uncertainty.measures", "uncertainty.measure_columns", "uncertainty.scores", "uncertainty.model",
+        "uncertainty.data.batches",
     ),
     "uncertainty.preflight": ("uncertainty.engine", "uncertainty.model", "uncertainty.data.*"),
-    "uncertainty.loading": ("uncertainty.model",),
-    "uncertainty.objectives": ("uncertainty.measures", "uncertainty.selection"),
+    "uncertainty.four_bit": (),
+    "uncertainty.lora": ("uncertainty.model",),
+    "uncertainty.adapters": ("uncertainty.lora", "uncertainty.model"),
+    "uncertainty.loading": ("uncertainty.model", "uncertainty.adapters", "uncertainty.four_bit"),
+    # the reference: live, on disk, by name
+    "uncertainty.batch_hidden": ("uncertainty.model", "uncertainty.data.*"),
+    "uncertainty.reference": (
+        "uncertainty.model", "uncertainty.lora", "uncertainty.adapters", "uncertainty.batch_hidden",
+        "uncertainty.data.*",
+    ),
+    "uncertainty.stored_head": ("uncertainty.head", "uncertainty.run_info"),
+    "uncertainty.reference_shards": (
+        "uncertainty.durable", "uncertainty.model", "uncertainty.run_info", "uncertainty.data.*",
+    ),
+    "uncertainty.reference_cache": (
+        "uncertainty.reference", "uncertainty.reference_shards", "uncertainty.stored_head", "uncertainty.durable",
+        "uncertainty.head", "uncertainty.model", "uncertainty.run_info", "uncertainty.data.*",
+    ),
+    "uncertainty.reference_choice": (
+        "uncertainty.reference", "uncertainty.reference_cache", "uncertainty.reference_shards",
+        "uncertainty.adapters", "uncertainty.loading", "uncertainty.lora", "uncertainty.model", "uncertainty.data.*",
+    ),
+    "uncertainty.terms": ("uncertainty.measures",),
+    "uncertainty.objectives": ("uncertainty.terms",),
+    "uncertainty.vocabulary_chunks": ("uncertainty.head", "uncertainty.terms"),
+    "uncertainty.token_losses": ("uncertainty.head", "uncertainty.terms", "uncertainty.vocabulary_chunks"),
     "uncertainty.trainer": ("uncertainty.objectives", "uncertainty.model", "uncertainty.data.*"),
     # one run: what is asked, what is read, what is done
-    "uncertainty.settings": ("uncertainty.demo",),
+    "uncertainty.settings": ("uncertainty.demo", "uncertainty.measure_columns"),
     "uncertainty.prepare": (
         "uncertainty.settings", "uncertainty.data.*", "uncertainty.loading", "uncertainty.model",
         "uncertainty.scores",
     ),
     "uncertainty.scoring": (
         "uncertainty.settings", "uncertainty.prepare", "uncertainty.data.*", "uncertainty.model",
-        "uncertainty.families.*", "uncertainty.loading", "uncertainty.preflight", "uncertainty.engine",
+        "uncertainty.measure_columns", "uncertainty.families.*", "uncertainty.loading", "uncertainty.preflight", "uncertainty.engine",
         "uncertainty.run_info", "uncertainty.scores",
         "uncertainty.score_schema", "uncertainty.score_tables", "uncertainty.run_folder",
     ),
@@ -64,8 +111,9 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "uncertainty.cli.yaml_file": (),
     "uncertainty.cli.options": ("uncertainty.cli.fields", "uncertainty.cli.yaml_file"),
     "uncertainty.cli.*": ("uncertainty.*", "-uncertainty.cli.*", "uncertainty.cli.options"),
-    # the reader of score tables, and the commands that score and draw
-    "analysis.*": ("analysis.*", "-analysis.cli.*", "uncertainty.scores"),
+    # the reader of score tables, and the commands that score and draw; kinds of tokens must mean the same in a report
+    # and in the trainer's record of what it selected, so both take them from one place
+    "analysis.*": ("analysis.*", "-analysis.cli.*", "uncertainty.scores", "uncertainty.token_classes"),
     "analysis.cli.*": (
         "analysis.*", "-analysis.cli.*", "uncertainty", "uncertainty.scores", "uncertainty.cli.options",
     ),
@@ -82,9 +130,12 @@ FLOORS: dict[str, tuple[str, ...]] = {
 
 MODEL_LIBRARIES = ("torch", "transformers", "accelerate", "peft")
 WITHOUT_MODEL_LIBRARIES = (
+    "uncertainty.measure_columns",
     *("uncertainty.errors", "uncertainty.durable", "uncertainty.run_info", "uncertainty.scores"),
     *("uncertainty.score_schema", "uncertainty.score_tables", "uncertainty.run_folder", "uncertainty.summary"),
     *("uncertainty.settings", "uncertainty.cli.fields", "uncertainty.cli.options", "uncertainty.cli.yaml_file"),
+    *("uncertainty.selection_rules", "uncertainty.selection_schedule"),
+    *("uncertainty.token_classes", "uncertainty.curriculum", "uncertainty.curriculum_rows"),
     "analysis.*",
 )
 
@@ -93,10 +144,14 @@ NAMELESS = {"utils", "util", "helpers", "helper", "common", "base", "manager", "
 # Tests of the whole, which mirror no module.
 WHOLE = {
     "tests/test_floors.py": "the house's own rules",
+    "tests/test_mutations.py": "planted bugs, each caught by a named check",
+    "tests/test_peers.py": "the measures against other toolkits",
     "tests/test_wheel.py": "what the built package holds",
     "tests/test_readme.py": "the lines the README shows",
     "tests/test_explorer_page.py": "the explorer's page in a browser",
     "tests/figures/test_scripts.py": "every figure script, from a run to its picture",
+    "tests/test_fixed_point.py": "where training by each selection comes to rest, through the real objectives",
+    "tests/families/test_balanced_scores.py": "balanced masks from the command to the scores",
     "tests/test_demo_run.py": "the embedded run against the truth of its language",
 }
 

@@ -4,10 +4,11 @@ import shutil
 
 import pytest
 import torch
+from adapter_folders import save_adapter, trained_looking
 
 from uncertainty.errors import InputError
-from uncertainty.loading import load_model
-from uncertainty.model import resolve_dtype
+from uncertainty.loading import load_config, load_model, load_tokenizer
+from uncertainty.model import final_hidden, readout, resolve_dtype
 
 
 def test_a_saved_folder_loads_with_its_file_hashes(tiny_folder, tmp_path):
@@ -96,3 +97,47 @@ def test_a_mistyped_path_is_not_taken_for_a_hub_id(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="no model folder models/llama-chatt; did you mean models/llama-chat"):
         load_model("models/llama-chatt")
+
+
+def test_an_adapter_folder_loads_as_its_base_with_the_adapter_merged(tiny_folder, tmp_path):
+    base = tiny_folder("llama", tmp_path)
+    unmerged = trained_looking(base)
+    unmerged.save_pretrained(tmp_path / "adapter")
+    loaded = load_model(tmp_path / "adapter", device="cpu")
+    ids = torch.tensor([[5, 9, 11, 30, 8, 7]])
+    with torch.no_grad():
+        ours, own = readout(loaded.model, final_hidden(loaded.model, ids)), unmerged(input_ids=ids).logits
+    torch.testing.assert_close(ours, own, rtol=1e-4, atol=1e-4)
+    assert type(loaded.model).__name__ == "LlamaForCausalLM"
+    assert not loaded.model.training
+    assert load_config(tmp_path / "adapter").model_type == "llama"
+
+
+def test_the_record_of_an_adapter_names_it_and_its_base_with_their_files(tiny_folder, tmp_path):
+    base = tiny_folder("llama", tmp_path)
+    record = load_model(save_adapter(base, tmp_path / "one"), device="cpu").record
+    assert record["name"] == str(tmp_path / "one")
+    assert record["base"]["name"] == str(base.resolve())
+    assert record["base"]["files"] == load_model(base, device="cpu").record["files"]
+    assert record["files"]["base/model.safetensors"] == record["base"]["files"]["model.safetensors"]
+    other = load_model(save_adapter(base, tmp_path / "two", seed=1), device="cpu").record
+    assert {k for k in record["files"] if record["files"][k] != other["files"][k]} == {"adapter_model.safetensors"}
+
+
+def test_the_tokenizer_of_an_adapter_is_its_own_or_the_bases(tiny_folder, tmp_path):
+    base = tiny_folder("llama", tmp_path)
+    folder = save_adapter(base, tmp_path / "adapter")
+    assert load_tokenizer(folder).get_vocab() == load_tokenizer(base).get_vocab()
+    own = load_tokenizer(base)
+    own.chat_template = "mine"
+    own.save_pretrained(folder)
+    assert load_tokenizer(folder).chat_template == "mine"
+    assert load_model(folder, device="cpu").tokenizer.chat_template == "mine"
+
+
+def test_an_adapter_is_not_loaded_in_four_bit(tiny_folder, tmp_path):
+    base = tiny_folder("llama", tmp_path)
+    with pytest.raises(InputError, match="is an adapter, and weights in 4 bit are too coarse"):
+        load_model(save_adapter(base, tmp_path / "adapter"), device="cpu", four_bit=True)
+    with pytest.raises(InputError, match="4-bit weights need a GPU"):
+        load_model(base, device="cpu", four_bit=True)

@@ -10,7 +10,7 @@ import pytest
 import toy_run
 
 from uncertainty.errors import InputError
-from uncertainty.score_schema import TOKEN_SCHEMA, example_schema, kept_types
+from uncertainty.score_schema import TOKEN_SCHEMA, example_schema, kept_types, token_schema
 from uncertainty.score_tables import ROW_GROUP_ROWS, parquet_bytes, rows_sha256, shard_tables
 from uncertainty.scores import MEASURE_COLUMNS, ExampleText, TokenScores
 
@@ -24,7 +24,7 @@ def read(content, **more):
     return pq.ParquetFile(pa.BufferReader(content), **more)
 
 
-MEASURES = ("loss", "entropy", "total", "aleatoric", "epistemic", "epistemic_se", "mc_loss", "label_prob")
+MEASURES = ("loss", "entropy", "total", "aleatoric", "epistemic", "epistemic_se", "mc_loss", "label_prob", "margin")
 
 
 # --- schema
@@ -335,3 +335,31 @@ def test_a_realistic_table_takes_about_40_bytes_a_token_and_a_full_row_group_is_
     assert ROW_GROUP_ROWS == 131_072
     assert metadata.row_group(0).num_rows == 131_072
     assert metadata.num_row_groups == 2
+
+
+# --- measures that a run adds
+
+
+def test_added_measures_stand_after_those_of_every_run_in_both_tables():
+    added = ("epistemic_corrected", "unresolved")
+    text = toy_run.text("row", 2, toy_run.PIECES)
+    (block,) = (toy_run.block_scores([text], 0, ()),)
+    more = {name: np.arange(len(block.position_N), dtype=float) for name in added}
+    block = dataclasses.replace(block, measures=block.measures | more)
+    tokens, examples = shard_tables([block], [text], {}, added)
+    assert tokens.schema == token_schema(added)
+    assert tokens.column_names.index("epistemic_corrected") == tokens.column_names.index("margin") + 1
+    assert tokens["unresolved"].to_pylist() == sorted(more["unresolved"], reverse=True)  # the engine went backwards
+    assert examples["mean_epistemic_corrected"].to_pylist() == [np.mean(more["unresolved"])]
+    with pytest.raises(ValueError, match="hold the measures"):
+        shard_tables([block], [text])
+
+
+def test_a_spread_that_dependent_members_leave_unknown_is_null_but_not_at_some_tokens_only():
+    def unknown(measures):
+        return {**measures, "epistemic_se": measures["epistemic_se"] * np.nan}
+
+    tokens, _ = shard_tables(*spoilt(measures=unknown))
+    assert tokens["epistemic_se"].null_count == tokens.num_rows
+    with pytest.raises(ValueError, match="epistemic_se is nan"):
+        shard_tables(*spoilt(measures=first_nan("epistemic_se")))

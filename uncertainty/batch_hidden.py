@@ -32,8 +32,13 @@ def predicting_hidden(model: Any, batch: Batch) -> Tensor:
         ``[N, D]`` in the model's dtype, in the order of ``targets(batch)``; with a gradient where autograd is on.
     """
     device = next(model.parameters()).device
-    inputs = (batch.input_ids_BT, batch.attention_mask_BT, batch.position_ids_BT)
-    hidden_BTD = final_hidden(model, *(None if one is None else one.to(device) for one in inputs))
+    mask_BT, position_ids_BT = batch.attention_mask_BT, batch.position_ids_BT
+    hidden_BTD = final_hidden(
+        model,
+        batch.input_ids_BT.to(device),
+        None if mask_BT is None else mask_BT.to(device),
+        None if position_ids_BT is None else position_ids_BT.to(device),
+    )
     row_N, column_N = (index.to(device) for index in predictors(batch, targets(batch)))
     return hidden_BTD[row_N, column_N]
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -25,8 +26,9 @@ from torch import Tensor
 from uncertainty import measures
 from uncertainty.data.batches import IGNORE, Batch, predictors, targets
 from uncertainty.errors import InputError
+from uncertainty.measure_columns import ALL_COLUMNS, columns_of
 from uncertainty.model import final_hidden, hidden_size, readout, vocabulary_size
-from uncertainty.scores import MEASURE_COLUMNS, TokenScores
+from uncertainty.scores import TokenScores
 
 READOUT_BYTES = {"cpu": 128 << 20, "cuda": 2 << 30}  # one slice of logits, all members together
 TOKENS_PER_BATCH = {"cpu": 8192, "cuda": 32768}
@@ -36,12 +38,14 @@ OFF = (-1,)  # the passes of a deterministic forward
 class Rows(NamedTuple):
     """Which member each row of the next forward is: pass ``passes[r]`` of the example with id ``ids[r]``.
 
-    ``starts`` is the first real position of each row where rows are padded on the left, else None.
+    ``starts`` is the first real position of each row where rows are padded on the left, else None. ``total`` is how
+    many passes there are in all (K), which some families must know.
     """
 
     ids: tuple[str, ...]
     passes: tuple[int, ...]
     starts: tuple[int, ...] | None = None
+    total: int | None = None
 
 
 class Members(Protocol):
@@ -49,6 +53,9 @@ class Members(Protocol):
 
     def draw(self, rows: Rows) -> AbstractContextManager[None]:
         """Inside this context forward passes run these members, row by row; outside it the deterministic model."""
+
+    def groups(self, passes: int) -> tuple[int, ...]:
+        """The group of each of ``passes`` passes, consecutive; those of different groups are independent."""
 
     def silent_sites(self) -> list[str]:
         """Sites that did not act in the forward passes since ``draw``; empty when all did."""
@@ -100,6 +107,7 @@ def score(
     seed: int = 0,
     budget: Budget | None = None,
     vocabulary: int | None = None,
+    measures: Sequence[str] = (),
 ) -> Iterator[TokenScores]:
     """Score every completion token of every batch: one deterministic pass and ``passes`` members.
 
@@ -111,6 +119,7 @@ def score(
         seed: of the members; the deterministic pass uses no randomness.
         budget: memory bounds; None takes the device's defaults.
         vocabulary: read out only the first so many tokens (the tokenizer's, where the logits are padded).
+        measures: what to compute beside the columns of every run, names of ``measure_columns.ADDED_COLUMNS``.
 
     Yields:
         the scores of one batch at a time, examples in the batch's order. Where the forward pass runs out of memory
@@ -123,7 +132,7 @@ def score(
         raise InputError(f"--passes {passes} is too few; give at least 1 (the paper's setting is 100)")
     budget = budget or Budget.for_device(next(model.parameters()).device)
     with family.active(model, seed=seed) as members:
-        loop = _Loop(model, members, family.keyed, budget, vocabulary)
+        loop = _Loop(model, members, family.keyed, budget, vocabulary, tuple(measures))
         for batch in batches:
             yield loop.score(batch, passes)
 
@@ -189,12 +198,21 @@ def predicted_peak(
 class _Loop:
     """The state of one run of the loop: the model, its members, and a budget that may shrink."""
 
-    def __init__(self, model: Any, members: Members, keyed: bool, budget: Budget, vocabulary: int | None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        members: Members,
+        keyed: bool,
+        budget: Budget,
+        vocabulary: int | None,
+        added: tuple[str, ...] = (),
+    ) -> None:
         self.model = model
         self.members = members
         self.keyed = keyed
         self.budget = budget
         self.vocabulary = vocabulary
+        self.added = added
         self.scratch = torch.empty(0)
 
     @torch.inference_mode()
@@ -202,7 +220,7 @@ class _Loop:
         at = targets(batch)
         off_ND = self.hidden(batch, OFF)[0]
         hidden_KND = self.hidden(batch, range(passes))
-        return _assemble(batch, passes, self.read(off_ND, hidden_KND, at.label_N.to(off_ND.device)))
+        return _assemble(batch, passes, self.read(off_ND, hidden_KND, at.label_N.to(off_ND.device)), self.added)
 
     def hidden(self, batch: Batch, passes: Sequence[int]) -> Tensor:
         """States that predict the batch's completion tokens, ``[K, N, D]``; ``OFF`` is the deterministic pass."""
@@ -211,7 +229,7 @@ class _Loop:
             at_once = max(1, self.budget.tokens_per_batch // batch.input_ids_BT.numel())
             now = passes[done : done + at_once]
             try:
-                hidden_PND = self.forward(batch, now)
+                hidden_PND = self.forward(batch, now, len(passes))
             except RuntimeError as error:
                 self._shrink(error, batch, len(now))
                 continue
@@ -222,12 +240,12 @@ class _Loop:
         assert kept_KND is not None, "there is at least one pass"
         return kept_KND
 
-    def forward(self, batch: Batch, passes: Sequence[int]) -> Tensor:
-        """One forward pass of the backbone: every example of the batch under each of ``passes``."""
+    def forward(self, batch: Batch, passes: Sequence[int], total: int) -> Tensor:
+        """One forward pass of the backbone: every example of the batch under each of ``passes``, out of ``total``."""
         count = len(passes)
         ids_BT, mask_BT = inputs_of(batch, self.model)
         inputs = (ids_BT.repeat(count, 1), None if mask_BT is None else mask_BT.repeat(count, 1))
-        with self.members.draw(member_rows(batch, passes)) if passes != OFF else nullcontext():
+        with self.members.draw(member_rows(batch, passes, total)) if passes != OFF else nullcontext():
             hidden_RTD = final_hidden(self.model, *inputs)
         row_N, column_N = (index.to(ids_BT.device) for index in predictors(batch, targets(batch)))
         return hidden_RTD.unflatten(0, (count, len(batch.ids)))[:, row_N, column_N]
@@ -256,9 +274,15 @@ class _Loop:
             "entropy": measures.entropy(off_MV),
             "label_prob": measures.label_prob(off_MV, label_M),
             "label_rank": measures.label_rank(off_MV, label_M),
+            "margin": measures.margin(off_MV),
         }
-        members = measures.decompose(self.log_probs(hidden_KMD), label_M)
-        return found | {name.removesuffix("_N"): value for name, value in members._asdict().items()}
+        if self.added:
+            off_MV = off_MV.clone()  # the members are read into the same memory
+        log_probs_KMV = self.log_probs(hidden_KMD)
+        groups = drawn_together(self.members.groups(len(hidden_KMD)))
+        members = measures.decompose(log_probs_KMV, label_M, groups=groups)
+        found |= {name.removesuffix("_N"): value for name, value in members._asdict().items()}
+        return found | measures.measure_all(self.added, log_probs_KMV, off_MV, label_M, groups=groups)
 
     def log_probs(self, hidden: Tensor) -> Tensor:
         """Log-probabilities in memory that is used again for the next slice: read them before the next call."""
@@ -295,14 +319,24 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _assemble(batch: Batch, passes: int, values: dict[str, Tensor]) -> TokenScores:
+def drawn_together(group_K: Sequence[int]) -> tuple[int, ...] | None:
+    """Sizes of the groups of consecutive passes that are independent of each other; None where every pass is.
+
+    >>> drawn_together((0, 0, 1, 1, 1)), drawn_together((0, 1, 2))
+    ((2, 3), None)
+    """
+    sizes = tuple(len(list(same)) for _, same in groupby(group_K))
+    return None if set(sizes) == {1} else sizes
+
+
+def _assemble(batch: Batch, passes: int, values: dict[str, Tensor], added: Sequence[str] = ()) -> TokenScores:
     """Put measured tokens and those without a prediction (position 0) in one table; set aside broken examples."""
     starts = np.array(batch.starts)
     labels_BT = batch.labels_BT.numpy()
     example_N, column_N = (labels_BT != IGNORE).nonzero()
     position_N = column_N - starts[example_N]
     predicted = position_N > 0
-    table = {name: np.full(len(example_N), np.nan) for name in MEASURE_COLUMNS}
+    table = {name: np.full(len(example_N), np.nan) for name in columns_of(added)}
     for name, column in table.items():
         if name in values:
             column[predicted] = values[name].double().numpy()
@@ -326,21 +360,23 @@ def _assemble(batch: Batch, passes: int, values: dict[str, Tensor]) -> TokenScor
 def _unusable(
     batch: Batch, example_N: np.ndarray, position_N: np.ndarray, predicted: np.ndarray, table: dict[str, Any]
 ) -> dict[str, str]:
-    # The standard error alone may be undefined (a single pass has none).
-    finite = np.all([np.isfinite(v) for name, v in table.items() if name != "epistemic_se"], axis=0)
+    # A measure of their spread that few or dependent members leave without a value is NaN at every token: that is no
+    # fault of the example's. Where the logits are broken, loss and total are not finite either.
+    known = {n: v for n, v in table.items() if ALL_COLUMNS[n].members < 2 or not np.isnan(v[predicted]).all()}
+    finite = np.all([np.isfinite(values) for values in known.values()], axis=0)
     found: dict[str, str] = {}
     for index in np.flatnonzero(predicted & ~finite):
         name = batch.ids[example_N[index]]
-        bad = next(n for n, v in table.items() if n != "epistemic_se" and not np.isfinite(v[index]))
+        bad = next(n for n, v in known.items() if not np.isfinite(v[index]))
         found.setdefault(name, f"{bad} is not finite at position {position_N[index]}")
     return found
 
 
-def member_rows(batch: Batch, passes: Sequence[int]) -> Rows:
-    """Every example of the batch under the first pass, then under the second, and so on."""
+def member_rows(batch: Batch, passes: Sequence[int], total: int | None = None) -> Rows:
+    """Every example of the batch under the first of ``passes`` (out of ``total``), then under the second, and so on."""
     count = len(passes)
     starts = batch.starts * count if batch.side == "left" else None
-    return Rows(batch.ids * count, tuple(k for k in passes for _ in batch.ids), starts)
+    return Rows(batch.ids * count, tuple(k for k in passes for _ in batch.ids), starts, total)
 
 
 def inputs_of(batch: Batch, model: Any) -> tuple[Tensor, Tensor | None]:

@@ -1,36 +1,50 @@
-"""Tokenizer, configuration and model from a folder or a hub id: safetensors only, no foreign code, unless asked for."""
+"""Tokenizer, configuration and model from a folder or a hub id: safetensors only, no foreign code, unless asked for.
+
+The folder of a saved adapter stands for its base with the adapter merged into it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from uncertainty.adapters import AdapterFolder, is_adapter, merge_adapter, read_adapter
 from uncertainty.errors import InputError
+from uncertainty.four_bit import four_bit_options
 from uncertainty.model import LoadedModel, adopt_model, is_local, resolve_device, resolve_dtype
 
 
 def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """Load the tokenizer of a model folder or hub id.
+    """Load the tokenizer of a model folder or hub id; of an adapter folder its own, or the base's where it has none.
 
     Raises:
         InputError: there is no such folder, no tokenizer in it, or the hub cannot be reached and has no copy here.
     """
     from transformers import AutoTokenizer
 
-    _check_exists(name)
+    if is_adapter(name):
+        adapter = read_adapter(name, allow_pickle=True)  # the weights are not touched here
+        if not adapter.has_tokenizer:
+            name, revision = adapter.base, adapter.revision or revision
+    if not is_adapter(name):
+        _check_exists(name)
     return _from_pretrained(AutoTokenizer.from_pretrained, name, revision=revision, trust_remote_code=trust_remote_code)
 
 
 def load_config(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """Load the configuration of a model folder or hub id, without its weights.
+    """Load the configuration of a model folder or hub id, without its weights; of an adapter folder the base's.
 
     Raises:
         InputError: as ``load_tokenizer``.
     """
     from transformers import AutoConfig
 
+    if is_adapter(name):
+        adapter = read_adapter(name, allow_pickle=True)
+        name, revision = adapter.base, adapter.revision or revision
     _check_exists(name)
     return _from_pretrained(AutoConfig.from_pretrained, name, revision=revision, trust_remote_code=trust_remote_code)
 
@@ -44,17 +58,20 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    four_bit: bool = False,
 ) -> LoadedModel:
     """Load a causal language model from a folder or hub id and check that ``readout`` fits it.
 
     Args:
-        name: a local folder or a hub id.
+        name: a local folder, of a model or of a saved adapter (merged into its base), or a hub id.
         tokenizer: the tokenizer if it is loaded already.
         dtype: ``auto`` (as the checkpoint says), ``float32``, ``bfloat16`` or ``float16``.
         device: ``auto`` (a GPU where there is one), or a torch device such as ``cpu`` or ``cuda:1``.
         revision: a hub revision.
         trust_remote_code: run model code that comes with the checkpoint.
         allow_pickle: read ``.bin`` weights, which can run code, where there are no safetensors.
+        four_bit: quantise the linear layers to 4 bit, for training an adapter on them; ``dtype`` is then that of the
+            products (auto: bfloat16). Needs a GPU and bitsandbytes, and was not tried on one.
 
     Raises:
         InputError: the model cannot be had, is not a causal language model, holds a tensor that is not finite, or
@@ -64,25 +81,54 @@ def load_model(
 
     if tokenizer is None:
         tokenizer = load_tokenizer(name, revision=revision, trust_remote_code=trust_remote_code)
-    config = load_config(name, revision=revision, trust_remote_code=trust_remote_code)
+    adapter = read_adapter(name, allow_pickle=allow_pickle) if is_adapter(name) else None
+    source = str(name) if adapter is None else adapter.base
+    revision = revision if adapter is None else adapter.revision or revision
+    config = load_config(source, revision=revision, trust_remote_code=trust_remote_code)
     target = resolve_device(device)
+    options: dict[str, Any] = {"dtype": "auto" if dtype == "auto" else resolve_dtype(dtype)}
+    if four_bit:
+        _check_four_bit(name, adapter)
+        options["dtype"] = resolve_dtype("bfloat16" if dtype == "auto" else dtype)
+        options |= four_bit_options(options["dtype"], target)
     model, info = _from_pretrained(
         AutoModelForCausalLM.from_pretrained,
-        name,
+        source,
         revision=revision,
         trust_remote_code=trust_remote_code,
-        dtype="auto" if dtype == "auto" else resolve_dtype(dtype),
         use_safetensors=None if allow_pickle else True,
         attn_implementation=_attention_for(config),
         output_loading_info=True,
+        **options,
     )
     if info["missing_keys"]:  # transformers would go on with random numbers in their place
         raise InputError(
-            f"{name} lacks {len(info['missing_keys'])} tensors of {type(model).__name__} "
+            f"{source} lacks {len(info['missing_keys'])} tensors of {type(model).__name__} "
             f"(first: {sorted(info['missing_keys'])[0]}); is it a whole causal language model?"
         )
-    model = model.to(target).eval()
-    return adopt_model(model, tokenizer, name=str(name), revision=revision)
+    if adapter is not None:
+        model = merge_adapter(model, adapter)
+    model = (model if four_bit else model.to(target)).eval()
+    loaded = adopt_model(model, tokenizer, name=source, revision=revision)
+    if four_bit:
+        loaded = replace(loaded, record=loaded.record | {"quantisation": "nf4, double quantisation"})
+    return loaded if adapter is None else _name_both(loaded, str(name), adapter)
+
+
+def _name_both(loaded: LoadedModel, name: str, adapter: AdapterFolder) -> LoadedModel:
+    """The record of a merged model: its ``files`` tell it from its base, and from other adapters of that base."""
+    base = {key: loaded.record[key] for key in ("name", "revision", "files") if key in loaded.record}
+    parts = base.get("files") or {"": f"{base['name']}@{base['revision']}"}
+    files = adapter.hashes() | {f"base/{part}".rstrip("/"): value for part, value in parts.items()}
+    return replace(loaded, record=loaded.record | {"name": name, "files": files, "base": base})
+
+
+def _check_four_bit(name: str | Path, adapter: AdapterFolder | None) -> None:
+    if adapter is not None:
+        raise InputError(
+            f"{name} is an adapter, and weights in 4 bit are too coarse to add it to; load it without four_bit, or "
+            f"load its base {adapter.base} in 4 bit"
+        )
 
 
 def _attention_for(config: Any) -> str | None:

@@ -10,9 +10,13 @@ Epistemic uncertainty (BALD, the mutual information of token and member) is comp
 and not as a difference of two entropies: the difference cancels, so that in float32 it is 16-30 % wrong on
 confident tokens and often negative, whereas a sum of divergences has no negative term.
 
-Everything is in nats, as a pure function of its arguments, on the device they are on. Whatever is a sum over
-the vocabulary or over members is returned in float64; a look-up keeps the dtype of its input. Members come
-first.
+Everything is a pure function of its arguments, on the device they are on, in nats where its line in the table says
+nothing else. Whatever is a sum over the vocabulary or over members is returned in float64; a look-up keeps the dtype of
+its input. Members come first.
+
+The functions here are the columns of every run; what ``--measures`` adds stands in ``estimators.py`` (epistemic without
+its bias, and its error), ``divergence_measures.py`` and ``probability_measures.py``. The table ``MEASURES`` at the end
+holds them all.
 
 Dimensions: K members, N tokens, V vocabulary.
 """
@@ -20,11 +24,24 @@ Dimensions: K members, N tokens, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from uncertainty import divergence_measures, estimators, probability_measures
+from uncertainty.member_sweep import Measure, sweep
+from uncertainty.member_terms import (
+    FLOOR,
+    at_label,
+    check_log_probs,
+    group_sizes,
+    jackknife_sizes,
+    member_terms,
+    pseudo_values,
+    standard_error,
+)
 
 
 class Decomposition(NamedTuple):
@@ -35,15 +52,6 @@ class Decomposition(NamedTuple):
     epistemic_N: Tensor
     epistemic_se_N: Tensor
     mc_loss_N: Tensor
-
-
-class Measure(NamedTuple):
-    """One line of the table of measures: ``function(*reads)`` gives one value per token."""
-
-    function: Callable[..., Tensor]
-    reads: tuple[str, ...]
-    unit: str
-    meaning: str
 
 
 # One prediction per token: the deterministic model.
@@ -67,8 +75,8 @@ def token_loss(log_probs_NV: Tensor, label_N: Tensor) -> Tensor:
     >>> token_loss(torch.tensor([[0.5, 0.25, 0.25]]).log(), torch.tensor([1]))
     tensor([1.3863])
     """
-    _check(log_probs_NV, "NV", label_N)
-    return 0.0 - _at_label(log_probs_NV, label_N)  # not -x: a loss of zero should not be written as -0.0
+    check_log_probs(log_probs_NV, "NV", label_N)
+    return 0.0 - at_label(log_probs_NV, label_N)  # not -x: a loss of zero should not be written as -0.0
 
 
 def label_prob(log_probs_NV: Tensor, label_N: Tensor) -> Tensor:
@@ -87,8 +95,8 @@ def label_prob(log_probs_NV: Tensor, label_N: Tensor) -> Tensor:
     >>> label_prob(torch.tensor([[0.5, 0.25, 0.25]]).log(), torch.tensor([1]))
     tensor([0.2500])
     """
-    _check(log_probs_NV, "NV", label_N)
-    return _at_label(log_probs_NV, label_N).exp()
+    check_log_probs(log_probs_NV, "NV", label_N)
+    return at_label(log_probs_NV, label_N).exp()
 
 
 def label_rank(log_probs_NV: Tensor, label_N: Tensor) -> Tensor:
@@ -107,8 +115,31 @@ def label_rank(log_probs_NV: Tensor, label_N: Tensor) -> Tensor:
     >>> label_rank(torch.tensor([[0.5, 0.3, 0.2]]).log(), torch.tensor([2]))
     tensor([2])
     """
-    _check(log_probs_NV, "NV", label_N)
-    return (log_probs_NV > _at_label(log_probs_NV, label_N)[:, None]).sum(-1)
+    check_log_probs(log_probs_NV, "NV", label_N)
+    return (log_probs_NV > at_label(log_probs_NV, label_N)[:, None]).sum(-1)
+
+
+def margin(log_probs_NV: Tensor) -> Tensor:
+    """How far the first choice leads: ``p(best) - p(second best)``. Looks at no label.
+
+    Args:
+        log_probs_NV: log-probabilities, float32 or float64, ``-inf`` allowed.
+
+    Returns:
+        ``[N]``, a fraction in ``[0, 1]``, dtype of the input; 0 where two tokens tie for the first place, ``p`` itself
+        for a vocabulary of one token.
+
+    Raises:
+        ValueError: shape or dtype does not fit.
+
+    Source: Scheffer et al. 2001, margin sampling.
+
+    >>> margin(torch.tensor([[0.5, 0.3, 0.2]]).log())
+    tensor([0.2000])
+    """
+    check_log_probs(log_probs_NV, "NV")
+    best = log_probs_NV.topk(min(2, log_probs_NV.shape[-1])).values.exp()
+    return best[:, 0] - best[:, 1] if best.shape[-1] == 2 else best[:, 0]
 
 
 def entropy(log_probs_NV: Tensor) -> Tensor:
@@ -128,7 +159,7 @@ def entropy(log_probs_NV: Tensor) -> Tensor:
     >>> entropy(torch.tensor([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]]).log())
     tensor([1.0397, 0.0000], dtype=torch.float64)
     """
-    _check(log_probs_NV, "NV")
+    check_log_probs(log_probs_NV, "NV")
     return (log_probs_NV.exp() * -log_probs_NV.clamp(min=FLOOR)).sum(-1, dtype=torch.float64)
 
 
@@ -154,8 +185,8 @@ def predictive_entropy(log_probs_KNV: Tensor) -> Tensor:
     >>> predictive_entropy(torch.tensor([[[0.5, 0.5]], [[0.9, 0.1]]]).log())
     tensor([0.6109], dtype=torch.float64)
     """
-    aleatoric_N, divergence_KN = _member_terms(log_probs_KNV)
-    return aleatoric_N + divergence_KN.mean(0)
+    terms = member_terms(log_probs_KNV)
+    return terms.aleatoric_N + terms.divergence_KN.mean(0)
 
 
 def expected_entropy(log_probs_KNV: Tensor) -> Tensor:
@@ -175,7 +206,7 @@ def expected_entropy(log_probs_KNV: Tensor) -> Tensor:
     >>> expected_entropy(torch.tensor([[[0.5, 0.5]], [[0.9, 0.1]]]).log())
     tensor([0.5091], dtype=torch.float64)
     """
-    return _member_terms(log_probs_KNV)[0]
+    return member_terms(log_probs_KNV).aleatoric_N
 
 
 def bald(log_probs_KNV: Tensor) -> Tensor:
@@ -200,29 +231,36 @@ def bald(log_probs_KNV: Tensor) -> Tensor:
     >>> bald(torch.tensor([[[0.5, 0.5]], [[0.9, 0.1]]]).log())
     tensor([0.1017], dtype=torch.float64)
     """
-    return _member_terms(log_probs_KNV)[1].mean(0)
+    return member_terms(log_probs_KNV).divergence_KN.mean(0)
 
 
-def bald_standard_error(log_probs_KNV: Tensor) -> Tensor:
-    """Monte Carlo standard error of :func:`bald`: ``sd_k(KL(p_k || mean_j p_j)) / sqrt(K)``.
+def bald_standard_error(log_probs_KNV: Tensor, groups: int | Sequence[int] | None = None) -> Tensor:
+    """Monte Carlo standard error of :func:`bald`: a jackknife over groups of members.
 
-    The deviation over members has divisor ``K - 1``. The divergences are the influence values of the mutual
-    information, so this is its delta-method error for independently drawn members; it knows nothing of the bias, nor
-    of events rarer than about ``3 / K``.
+    ``sd_g(J_g) / sqrt(G)`` with the pseudo-values ``J_g = G I - (G - 1) I_without_g`` of G groups of K / G members.
+    Independent members are cut into ten groups (K groups where ten does not divide K); members drawn in G blocks, such
+    as balanced masks, must be cut into these blocks, for only the blocks are independent. An interval takes the t
+    quantile of G - 1 degrees of freedom: see ``estimators.epistemic_low``. Of events rarer than about ``3 / K`` it
+    knows nothing.
 
     Args:
         log_probs_KNV: log-probabilities of the members, float32 or float64, ``-inf`` allowed.
+        groups: G blocks of consecutive members drawn together, or their sizes; None where all were drawn independently.
 
     Returns:
-        ``[N]``, float64, nats, ``>= 0``; NaN for K = 1, where one draw says nothing of its spread.
+        ``[N]``, float64, nats, ``>= 0``; NaN for K < 3, where leaving out one leaves no spread, and for a single group.
 
     Raises:
-        ValueError: shape or dtype does not fit.
+        ValueError: shape or dtype does not fit, or the groups do not make up K.
 
-    >>> bald_standard_error(torch.tensor([[[0.5, 0.5]], [[0.9, 0.1]]]).log())
-    tensor([0.0146], dtype=torch.float64)
+    Source: Quenouille 1956 and Tukey 1958, the jackknife; measured coverage in docs/estimators.md.
+
+    >>> bald_standard_error(torch.tensor([[[0.5, 0.5]], [[0.9, 0.1]], [[0.7, 0.3]]]).log())
+    tensor([0.0505], dtype=torch.float64)
     """
-    return _standard_error(_member_terms(log_probs_KNV)[1])
+    sizes = _error_sizes(log_probs_KNV, groups)
+    _, divergence_KN, removal_GN = member_terms(log_probs_KNV, sizes=sizes)
+    return standard_error(pseudo_values(divergence_KN, removal_GN, sizes), sizes)
 
 
 def mc_loss(log_probs_KNV: Tensor, label_N: Tensor) -> Tensor:
@@ -243,22 +281,26 @@ def mc_loss(log_probs_KNV: Tensor, label_N: Tensor) -> Tensor:
     >>> mc_loss(torch.tensor([[[0.5, 0.5]], [[0.9, 0.1]]]).log(), torch.tensor([1]))
     tensor([1.2040], dtype=torch.float64)
     """
-    _check(log_probs_KNV, "KNV", label_N)
+    check_log_probs(log_probs_KNV, "KNV", label_N)
     n_members, n_tokens, _ = log_probs_KNV.shape
-    label_KN = _at_label(log_probs_KNV, label_N.expand(n_members, n_tokens)).double()
+    label_KN = at_label(log_probs_KNV, label_N.expand(n_members, n_tokens)).double()
     return math.log(n_members) - label_KN.logsumexp(0)
 
 
-def decompose(log_probs_KNV: Tensor, label_N: Tensor, *, tile: int | None = None) -> Decomposition:
+def decompose(
+    log_probs_KNV: Tensor, label_N: Tensor, *, groups: int | Sequence[int] | None = None, tile: int | None = None
+) -> Decomposition:
     """All measures of the members in one sweep over ``log_probs_KNV``: what the engine calls.
 
     Same numbers as the functions above. The input is only read, tile by tile, and no temporary grows with K*N*V:
-    beyond its input the sweep holds four blocks of ``tile`` elements, ``[K, N]`` float64 values and a few vectors.
+    beyond its input the sweep holds four blocks of ``tile`` elements, the groups' means of one tile, ``[K, N]`` float64
+    values and a few vectors.
     No gradient flows through it.
 
     Args:
         log_probs_KNV: log-probabilities of the members, float32 or float64, ``-inf`` allowed, any strides.
         label_N: token ids in ``[0, V)``, int64.
+        groups: of the standard error, see :func:`bald_standard_error`.
         tile: elements per tile, which decide speed and memory; default 2**19 on a CPU (8 MiB held in float32), 2**24
             elsewhere (256 MiB).
 
@@ -266,122 +308,64 @@ def decompose(log_probs_KNV: Tensor, label_N: Tensor, *, tile: int | None = None
         Five vectors ``[N]``, float64, nats, ``total_N == aleatoric_N + epistemic_N`` exactly.
 
     Raises:
-        ValueError: shapes or dtypes do not fit, or ``tile < 1``.
+        ValueError: shapes or dtypes do not fit, ``tile < 1``, or ``groups`` do not make up K.
 
     >>> scores = decompose(torch.tensor([[[0.5, 0.5]], [[0.9, 0.1]]]).log(), torch.tensor([1]))
     >>> scores.total_N, scores.epistemic_N
     (tensor([0.6109], dtype=torch.float64), tensor([0.1017], dtype=torch.float64))
     """
     mc_loss_N = mc_loss(log_probs_KNV.detach(), label_N)
-    aleatoric_N, divergence_KN = _member_terms(log_probs_KNV, tile)
+    sizes = _error_sizes(log_probs_KNV, groups)
+    aleatoric_N, divergence_KN, removal_GN = member_terms(log_probs_KNV, tile, sizes)
     epistemic_N = divergence_KN.mean(0)
     return Decomposition(
         total_N=aleatoric_N + epistemic_N,
         aleatoric_N=aleatoric_N,
         epistemic_N=epistemic_N,
-        epistemic_se_N=_standard_error(divergence_KN),
+        epistemic_se_N=standard_error(pseudo_values(divergence_KN, removal_GN, sizes), sizes),
         mc_loss_N=mc_loss_N,
     )
 
 
-# Log-probabilities below this count as this: p = 1.6e-38, still a normal float32. It keeps 0 log 0 and
-# -inf minus -inf out of the arithmetic and changes no entropy by more than V * 1e-36 nats.
-FLOOR = -87.0
+def measure_all(
+    names: Sequence[str],
+    log_probs_KNV: Tensor,
+    log_probs_NV: Tensor,
+    label_N: Tensor,
+    *,
+    groups: int | Sequence[int] | None = None,
+    tile: int | None = None,
+) -> dict[str, Tensor]:
+    """Several measures that ``--measures`` adds, in one sweep over the members: what the engine calls.
 
-# Longest stretch of the vocabulary whose float32 terms are added up before float64 takes over.
-TILE_WIDTH = 4096
+    Args:
+        names: keys of ``MEASURES`` whose values are float64.
+        log_probs_KNV: log-probabilities of the members, float32 or float64, ``-inf`` allowed.
+        log_probs_NV: those of the deterministic model.
+        label_N: token ids in ``[0, V)``, int64.
+        groups: replicate blocks of the members, see :func:`bald_standard_error`.
+        tile: elements of one tile of the sweep.
 
+    Returns:
+        name -> ``[N]``, float64, the values of the single functions; NaN where there are too few members.
 
-def _member_terms(log_probs_KNV: Tensor, tile: int | None = None) -> tuple[Tensor, Tensor]:
-    """Return ``mean_k H[p_k]`` as ``[N]`` and ``KL(p_k || mean_j p_j)`` as ``[K, N]``, float64, every term >= 0."""
-    _check(log_probs_KNV, "KNV")
-    on_cpu = log_probs_KNV.device.type == "cpu"
-    tile = tile if tile is not None else 2**19 if on_cpu else 2**24
-    if tile < 1:
-        raise ValueError(f"tile must be at least 1 element, got {tile}")
-    n_members, n_tokens, n_vocabulary = log_probs_KNV.shape
-    # Off the CPU a kernel sums pairwise at any length, and short tiles would cost more launches than work.
-    width = min(n_vocabulary, TILE_WIDTH if on_cpu else n_vocabulary, max(1, tile // n_members))
-    height = min(n_tokens, max(1, tile // (n_members * width)))
-
-    scratch = log_probs_KNV.new_empty((4, n_members * height * width))
-    aleatoric_N = log_probs_KNV.new_zeros(n_tokens, dtype=torch.float64)
-    divergence_KN = log_probs_KNV.new_zeros((n_members, n_tokens), dtype=torch.float64)
-    for n in range(0, n_tokens, max(1, height)):
-        for v in range(0, n_vocabulary, width):
-            tile_Knv = log_probs_KNV.detach()[:, n : n + height, v : v + width]
-            aleatoric_n, divergence_Kn = _tile_terms(tile_Knv, scratch)
-            aleatoric_N[n : n + height] += aleatoric_n
-            divergence_KN[:, n : n + height] += divergence_Kn
-    return aleatoric_N, divergence_KN
-
-
-def _tile_terms(log_probs_Knv: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
-    """Return one tile's share of both terms; ``n`` tokens and ``v`` vocabulary entries of it.
-
-    With ``x = log(p_k / pbar)`` and ``pbar = mean_k p_k`` a member's divergence is ``sum_v pbar psi(x)``,
-    ``psi(x) = x e^x - e^x + 1 >= 0``: the additional ``pbar - p_k`` adds up to zero over the vocabulary, makes every
-    term non-negative and the mean over members insensitive, to first order, to the rounding of ``pbar``. ``x`` comes
-    from differences of log-probabilities of one vocabulary entry, which are exact where members are close.
+    Raises:
+        ValueError: shapes or dtypes do not fit, or ``groups`` do not make up K.
     """
-    shape = log_probs_Knv.shape
-    lp, x, odds, series = (row[: log_probs_Knv.numel()].view(shape) for row in scratch)
-
-    torch.clamp(log_probs_Knv, min=FLOOR, out=lp)
-    highest_nv = lp.amax(0)
-    torch.sub(lp, highest_nv, out=x)
-    torch.exp(x, out=odds)  # p_k over the largest of the members' p: 1 exactly where all agree
-    mean_odds_nv = odds.mean(0)
-    largest_p_nv = highest_nv.exp()
-    aleatoric_n = -(lp.mul_(odds).mean(0).double() * largest_p_nv).sum(-1)
-
-    x.sub_(mean_odds_nv.log())
-    ratio = odds.div_(mean_odds_nv)
-    psi = torch.sub(1.0, x, out=lp).mul_(ratio).neg_().add_(1.0)
-    # Near x = 0 that cancels to x^2 / 2; there its power series takes over. The two are blended, because
-    # both are right in between and a blend costs a tenth of a select.
-    x_squared = torch.mul(x, x, out=odds)
-    first, *rest = _psi_coefficients(x.dtype)
-    torch.mul(x, first, out=series)
-    for coefficient in rest[:-1]:
-        series.add_(coefficient).mul_(x)
-    series.add_(rest[-1]).mul_(x_squared)
-    nearness = x_squared.mul_(-64 / 3).add_(4 / 3).clamp_(0.0, 1.0)  # 1 up to |x| = 1/8, 0 from 1/4
-    psi.lerp_(series, nearness)
-    divergence_Kn = psi.mul_(largest_p_nv.mul_(mean_odds_nv)).sum(-1)
-    return aleatoric_n, divergence_Kn
+    given = {"log_probs_KNV": log_probs_KNV, "log_probs_NV": log_probs_NV, "label_N": label_N}
+    measures = {name: MEASURES[name] for name in names}
+    parts = dict.fromkeys(part for one in measures.values() if one.estimate for part in one.estimate.parts)
+    sums = sweep(tuple(parts), log_probs_KNV, log_probs_NV, groups=groups, tile=tile)
+    return {
+        name: one.estimate.formula(sums) if one.estimate else one.function(*(given[reads] for reads in one.reads))
+        for name, one in measures.items()
+    }
 
 
-def _psi_coefficients(dtype: torch.dtype) -> tuple[float, ...]:
-    """Coefficients of ``psi(x) = sum_{n >= 2} (n-1)/n! x^n``, highest first, to rounding error at ``|x| <= 1/8``."""
-    highest = 6 if dtype == torch.float32 else 13
-    return tuple((n - 1) / math.factorial(n) for n in range(highest, 1, -1))
-
-
-def _standard_error(divergence_KN: Tensor) -> Tensor:
-    n_members = len(divergence_KN)
-    squares_N = (divergence_KN - divergence_KN.mean(0)).square().sum(0)
-    return (squares_N / (n_members - 1) / n_members).sqrt()  # 0 / 0 = NaN for one member
-
-
-def _at_label(log_probs: Tensor, label: Tensor) -> Tensor:
-    return log_probs.gather(-1, label.unsqueeze(-1)).squeeze(-1)
-
-
-def _check(log_probs: Tensor, dimensions: str, label_N: Tensor | None = None) -> None:
-    shape = tuple(log_probs.shape)
-    if len(shape) != len(dimensions) or 0 in (shape[0] if dimensions == "KNV" else 1, shape[-1]):
-        raise ValueError(f"log_probs must be [{', '.join(dimensions)}] with K, V >= 1, got shape {list(shape)}")
-    if log_probs.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"log_probs must be float32 or float64, got {log_probs.dtype}: the rounding of 16-bit "
-            "log-probabilities is larger than the uncertainties they are asked for"
-        )
-    if label_N is not None and (label_N.shape != (shape[-2],) or label_N.dtype != torch.int64):
-        raise ValueError(
-            f"label must be int64 of shape [{shape[-2]}] for log_probs of shape {list(shape)}, "
-            f"got {label_N.dtype} of shape {list(label_N.shape)}"
-        )
+def _error_sizes(log_probs_KNV: Tensor, groups: int | Sequence[int] | None) -> tuple[int, ...]:
+    """Sizes of the groups that the standard error leaves out."""
+    check_log_probs(log_probs_KNV, "KNV")
+    return group_sizes(len(log_probs_KNV), groups) or jackknife_sizes(len(log_probs_KNV))
 
 
 # The names users type. `reads` names what the function takes, in order: log_probs_NV is the prediction of the
@@ -395,5 +379,10 @@ MEASURES: dict[str, Measure] = {
     "epistemic_se": Measure(bald_standard_error, ("log_probs_KNV",), "nats", "standard error of epistemic"),
     "mc_loss": Measure(mc_loss, ("log_probs_KNV", "label_N"), "nats", "-log of the members' mean p(label)"),
     "label_prob": Measure(label_prob, ("log_probs_NV", "label_N"), "fraction", "p(label), dropout off"),
+    "margin": Measure(margin, ("log_probs_NV",), "fraction", "p(best) - p(second best), dropout off"),
     "label_rank": Measure(label_rank, ("log_probs_NV", "label_N"), "tokens", "tokens more probable than the label"),
+    # What --measures adds.
+    **estimators.MEASURES,
+    **divergence_measures.MEASURES,
+    **probability_measures.MEASURES,
 }

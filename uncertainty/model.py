@@ -2,15 +2,14 @@
 
 Dimension key: B sequences, T positions, N completion tokens, K members, V vocabulary, D hidden size.
 
-``readout(model, final_hidden(model, ids, mask))`` equals the model's own logits. The head is applied here and
-nowhere else, so soft caps and logit scales have one home, and its logits are float32 whatever the model's dtype:
-logits rounded to bfloat16 inflate small epistemic uncertainties by up to several times.
+``readout(model, final_hidden(model, ids, mask))`` equals the model's own logits. The arithmetic of the head, soft caps
+and logit scales have one home, ``head.py``, and its logits are float32 whatever the model's dtype: logits rounded to
+bfloat16 inflate small epistemic uncertainties by up to several times.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from uncertainty.errors import InputError
+from uncertainty.head import head_of, logits_of
 
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -135,15 +135,10 @@ def readout(model: Any, hidden: Tensor, out: Tensor | None = None) -> Tensor:
     Returns:
         ``[..., V]`` float32 (float64 for a float64 model), soft-capped and scaled as the model does it.
     """
-    head = model.get_output_embeddings()
-    logits = _project(hidden, head.weight, out)
-    if getattr(head, "bias", None) is not None:
-        logits += head.bias.to(logits.dtype)
-    for attribute, apply in POST_PROCESSING.items():
-        value = _logit_setting(model, attribute)
-        if value is not None:
-            logits = apply(logits, value)
-    return logits
+    head = head_of(model)
+    shape = (*hidden.shape[:-1], len(head.weight_VD))
+    flat_out = None if out is None else out.view(-1, shape[-1])
+    return logits_of(head, hidden.reshape(-1, hidden.shape[-1]), flat_out).view(shape)
 
 
 def backbone(model: Any) -> nn.Module:
@@ -263,35 +258,3 @@ def file_hashes(folder: Path) -> dict[str, str]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _project(hidden: Tensor, weight_VD: Tensor, out: Tensor | None) -> Tensor:
-    wide = weight_VD.dtype in (torch.float32, torch.float64)
-    if not wide and not hidden.is_cuda:
-        hidden, weight_VD, wide = hidden.float(), weight_VD.float(), True
-    if out is None:
-        dtype = weight_VD.dtype if wide else torch.float32
-        out = hidden.new_empty((*hidden.shape[:-1], len(weight_VD)), dtype=dtype)
-    flat, flat_out = hidden.reshape(-1, hidden.shape[-1]), out.view(-1, len(weight_VD))
-    if wide:
-        torch.mm(flat, weight_VD.T, out=flat_out)
-    else:  # 16-bit factors, float32 accumulation and float32 output, in one kernel
-        torch.mm(flat, weight_VD.T, out_dtype=torch.float32, out=flat_out)
-    return out
-
-
-def _soft_cap(logits: Tensor, cap: float) -> Tensor:
-    return logits.div_(cap).tanh_().mul_(cap)
-
-
-# Each attribute a config (or model) may carry, and what it does to the logits. In place: readout owns them.
-POST_PROCESSING: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "logit_scale": lambda logits, value: logits.mul_(value),  # Cohere
-    "logits_scaling": lambda logits, value: logits.div_(value),  # Granite
-    "final_logit_softcapping": _soft_cap,  # Gemma 2 and later
-}
-
-
-def _logit_setting(model: Any, attribute: str) -> float | None:
-    value = getattr(model.config.get_text_config(), attribute, None)
-    return None if value is None else float(value)

@@ -17,6 +17,7 @@ from uncertainty.engine import Members, StochasticFamily, inputs_of, member_rows
 from uncertainty.errors import InputError
 from uncertainty.model import TOLERANCE, final_hidden, not_finite, relative_difference
 
+PROBED = 8  # members that are drawn to see whether they differ
 REPEATED = 1e-4  # one computation done twice: GPUs may add up in another order
 
 
@@ -75,8 +76,8 @@ def _require_equal(model: Any, ours: Tensor, own: Tensor, what: str, tolerance: 
 def _require_members(model: Any, batch: Batch, members: Members) -> None:
     """At least two of eight members must differ (at a small rate two may agree by chance), and all sites act."""
     states = []
-    for number in range(8):
-        with members.draw(member_rows(batch, (number,))):
+    for number in range(PROBED):
+        with members.draw(member_rows(batch, (number,), PROBED)):
             states.append(_real(batch, final_hidden(model, *inputs_of(batch, model))))
         silent = members.silent_sites()
         planned = len(members.report()["sites"])

@@ -14,22 +14,12 @@ import numpy as np
 import pyarrow as pa
 
 from uncertainty.errors import InputError
-from uncertainty.scores import MEASURE_COLUMNS
+from uncertainty.measure_columns import ALL_COLUMNS, columns_of
 
 STATISTICS = {
     "mean": "mean of {} over the predicted tokens",
     "sum": "sum of {} over the predicted tokens",
     "max": "largest {} of the predicted tokens",
-}
-_MEASURE_MEANINGS = {
-    "loss": ("nats", "-log p(token), dropout off"),
-    "entropy": ("nats", "entropy of the prediction, dropout off"),
-    "total": ("nats", "entropy of the prediction averaged over the members"),
-    "aleatoric": ("nats", "mean entropy of the members' predictions"),
-    "epistemic": ("nats", "BALD: mean KL(member || average), the mutual information of token and member"),
-    "epistemic_se": ("nats", "Monte Carlo standard error of epistemic"),
-    "mc_loss": ("nats", "-log of the token's probability averaged over the members"),
-    "label_prob": ("probability", "p(token), dropout off"),
 }
 
 
@@ -38,34 +28,33 @@ def _field(name: str, kind: pa.DataType, unit: str, meaning: str, *, nullable: b
 
 
 def _measure(name: str) -> pa.Field:
-    unit, meaning = _MEASURE_MEANINGS[name]
-    meaning += "; null where nothing is predicted (the first token of a sequence)"
-    return _field(name, pa.float32(), unit, meaning, nullable=True)
+    column = ALL_COLUMNS[name]
+    few = "with too few passes and " if column.members > 1 else ""
+    meaning = f"{column.meaning}; null {few}where nothing is predicted (the first token of a sequence)"
+    return _field(name, pa.float32(), column.unit, meaning, nullable=True)
 
 
-TOKEN_SCHEMA = pa.schema(
-    [
-        _field("example_id", pa.string(), "", "id of the example; key of the examples table"),
-        _field("turn", pa.int32(), "index", "message of the conversation that the token belongs to"),
-        _field("position", pa.int32(), "index", "place of the token in the example's input_ids"),
-        _field("index_in_completion", pa.int32(), "index", "place of the token among the completion tokens"),
-        _field("token_id", pa.int32(), "id", "id of the token in the tokenizer's vocabulary"),
-        _field("token", pa.string(), "", "the token as it reads in the text; part of a character as <0xE2>"),
-        _field("char_start", pa.int32(), "characters", "first character of the token in the completion text"),
-        _field("char_end", pa.int32(), "characters", "one past the last character of the token"),
-        _field("is_special", pa.bool_(), "", "special token of the tokenizer (end of turn, end of text)"),
-        *(_measure(name) for name in MEASURE_COLUMNS),
-        _field(
-            "label_rank",
-            pa.int32(),
-            "rank",
-            "tokens that are more probable, dropout off (0: it is the most probable); null where nothing is predicted",
-            nullable=True,
-        ),
-        _field("n_passes", pa.int32(), "members", "dropout passes that went into the row"),
-    ]
-)
-
+_PLACE_FIELDS = [
+    _field("example_id", pa.string(), "", "id of the example; key of the examples table"),
+    _field("turn", pa.int32(), "index", "message of the conversation that the token belongs to"),
+    _field("position", pa.int32(), "index", "place of the token in the example's input_ids"),
+    _field("index_in_completion", pa.int32(), "index", "place of the token among the completion tokens"),
+    _field("token_id", pa.int32(), "id", "id of the token in the tokenizer's vocabulary"),
+    _field("token", pa.string(), "", "the token as it reads in the text; part of a character as <0xE2>"),
+    _field("char_start", pa.int32(), "characters", "first character of the token in the completion text"),
+    _field("char_end", pa.int32(), "characters", "one past the last character of the token"),
+    _field("is_special", pa.bool_(), "", "special token of the tokenizer (end of turn, end of text)"),
+]
+_COUNT_FIELDS = [
+    _field(
+        "label_rank",
+        pa.int32(),
+        "rank",
+        "tokens that are more probable, dropout off (0: it is the most probable); null where nothing is predicted",
+        nullable=True,
+    ),
+    _field("n_passes", pa.int32(), "members", "dropout passes that went into the row"),
+]
 _EXAMPLE_FIELDS = [
     _field("id", pa.string(), "", "id of the example; example_id of the tokens table"),
     _field("prompt", pa.string(), "", "text before the first completion token"),
@@ -75,19 +64,27 @@ _EXAMPLE_FIELDS = [
     _field("n_prompt_tokens", pa.int32(), "tokens", "tokens that are not completion"),
     _field("n_completion_tokens", pa.int32(), "tokens", "completion tokens: rows in the tokens table"),
     _field("truncated", pa.bool_(), "", "the sequence was cut at the maximum length"),
-    *(
-        # float64, from the engine's float64 values: a sum of thousands of float32 values would lose digits.
+]
+
+
+def token_schema(added: Iterable[str] = ()) -> pa.Schema:
+    """The tokens table's columns; ``added`` are the measures beside those of every run."""
+    return pa.schema([*_PLACE_FIELDS, *(_measure(name) for name in columns_of(added)), *_COUNT_FIELDS])
+
+
+def _statistics(names: Iterable[str]) -> list[pa.Field]:
+    # float64, from the engine's float64 values: a sum of thousands of float32 values would lose digits.
+    return [
         _field(
             f"{statistic}_{name}",
             pa.float64(),
-            _MEASURE_MEANINGS[name][0],
+            ALL_COLUMNS[name].unit,
             f"{meaning.format(name)}; null if there is none",
             nullable=True,
         )
-        for name in MEASURE_COLUMNS
+        for name in names
         for statistic, meaning in STATISTICS.items()
-    ),
-]
+    ]
 
 
 def kept_types(rows: Iterable[Mapping[str, Any]]) -> dict[str, pa.DataType]:
@@ -106,7 +103,8 @@ def kept_types(rows: Iterable[Mapping[str, Any]]) -> dict[str, pa.DataType]:
             seen = kinds.setdefault(name, set())
             if value is not None:
                 seen.add(_kind(value))
-    own = {item.name for item in _EXAMPLE_FIELDS}
+    # The measures that a run could add count as well: a column should not mean one thing here and another there.
+    own = {item.name for item in (*_EXAMPLE_FIELDS, *_statistics(ALL_COLUMNS))}
     for name in kinds:
         if name in own:
             mend = "rename it in the data set, or leave it out"
@@ -114,10 +112,10 @@ def kept_types(rows: Iterable[Mapping[str, Any]]) -> dict[str, pa.DataType]:
     return {name: _KEPT_TYPES.get(frozenset(seen), pa.string()) for name, seen in kinds.items()}
 
 
-def example_schema(kept: Mapping[str, pa.DataType] | None = None) -> pa.Schema:
-    """The examples table's columns, the kept input columns last."""
+def example_schema(kept: Mapping[str, pa.DataType] | None = None, added: Iterable[str] = ()) -> pa.Schema:
+    """The examples table's columns, the kept input columns last; ``added`` as in ``token_schema``."""
     columns = [_field(name, kind, "", "column of the data set", nullable=True) for name, kind in (kept or {}).items()]
-    return pa.schema([*_EXAMPLE_FIELDS, *columns])
+    return pa.schema([*_EXAMPLE_FIELDS, *_statistics(columns_of(added)), *columns])
 
 
 def _kind(value: Any) -> str:
@@ -136,3 +134,5 @@ _KEPT_TYPES: dict[frozenset[str], pa.DataType] = {
     frozenset({"float"}): pa.float64(),
     frozenset({"int", "float"}): pa.float64(),
 }
+
+TOKEN_SCHEMA = token_schema()  # of a run that adds nothing

@@ -19,21 +19,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from uncertainty.score_schema import STATISTICS, TOKEN_SCHEMA, example_schema
-from uncertainty.scores import MEASURE_COLUMNS, ExampleText, TokenScores
+from uncertainty.measure_columns import ALL_COLUMNS, columns_of
+from uncertainty.score_schema import STATISTICS, example_schema, token_schema
+from uncertainty.scores import ExampleText, TokenScores
 
 FOOTER_KEY = "token_uncertainty"
 ROW_GROUP_ROWS = 131_072
 
-# What needs no member, and what needs at least two; the rest needs one.
-_DETERMINISTIC = frozenset({"loss", "entropy", "label_prob"})
-_SPREAD = frozenset({"epistemic_se"})
 # Where values repeat. pyarrow's default, a dictionary on every column, makes the file 38 % larger.
 _DICTIONARY_COLUMNS = frozenset({"example_id", "turn", "token_id", "token", "n_passes"})
 
 
 def shard_tables(
-    scores: Iterable[TokenScores], texts: Sequence[ExampleText], kept: Mapping[str, pa.DataType] | None = None
+    scores: Iterable[TokenScores],
+    texts: Sequence[ExampleText],
+    kept: Mapping[str, pa.DataType] | None = None,
+    added: Sequence[str] = (),
 ) -> tuple[pa.Table, pa.Table]:
     """The tokens table and the examples table of one shard.
 
@@ -41,9 +42,10 @@ def shard_tables(
         scores: the engine's blocks, examples in any order; together they hold every example of ``texts`` once.
         texts: the shard's examples in the order of the data set. Unusable ones are left out of both tables.
         kept: types of the kept input columns, from ``kept_types`` over the whole run.
+        added: the measures that the run adds to those of every run.
 
     Returns:
-        Tables with ``TOKEN_SCHEMA`` and ``example_schema(kept)``. NaN became null; rows follow ``texts``.
+        Tables with ``token_schema(added)`` and ``example_schema(kept, added)``. NaN became null; rows follow ``texts``.
 
     Raises:
         ValueError: scores and texts disagree (an example, a position or a token id), or a measure is NaN at a token
@@ -52,9 +54,10 @@ def shard_tables(
     blocks = list(scores)
     unusable = {name for block in blocks for name in block.unusable}
     scored = [text for text in texts if text.id not in unusable]
-    columns = _aligned(blocks, scored, unusable)
-    _check_measures(columns, scored)
-    return _tokens_table(columns, scored), _examples_table(columns, scored, kept or {})
+    names = columns_of(added)
+    columns = _aligned(blocks, scored, unusable, names)
+    _check_measures(columns, scored, names)
+    return _tokens_table(columns, scored, names), _examples_table(columns, scored, kept or {}, names)
 
 
 def parquet_bytes(table: pa.Table, footer: bytes) -> bytes:
@@ -89,7 +92,9 @@ def rows_sha256(table: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def _aligned(blocks: Sequence[TokenScores], texts: Sequence[ExampleText], unusable: set[str]) -> dict[str, np.ndarray]:
+def _aligned(
+    blocks: Sequence[TokenScores], texts: Sequence[ExampleText], unusable: set[str], names: Sequence[str]
+) -> dict[str, np.ndarray]:
     """The blocks' columns in the order of the texts, checked against positions and token ids of the texts."""
     place = {text.id: index for index, text in enumerate(texts)}
     named = [name for block in blocks for name in block.ids if name not in unusable]
@@ -104,9 +109,9 @@ def _aligned(blocks: Sequence[TokenScores], texts: Sequence[ExampleText], unusab
         "label_rank": _joined([block.label_rank_N for block in blocks], np.int64),
     }
     for block in blocks:
-        if set(block.measures) != set(MEASURE_COLUMNS):
-            raise ValueError(f"scores hold the measures {sorted(block.measures)}, not {sorted(MEASURE_COLUMNS)}")
-    columns |= {name: _joined([b.measures[name] for b in blocks], np.float64) for name in MEASURE_COLUMNS}
+        if set(block.measures) != set(names):
+            raise ValueError(f"scores hold the measures {sorted(block.measures)}, not {sorted(names)}")
+    columns |= {name: _joined([b.measures[name] for b in blocks], np.float64) for name in names}
     for name, column in columns.items():
         if column.shape != example_N.shape:
             raise ValueError(f"scores have {column.shape} values of {name} for {example_N.shape} tokens")
@@ -123,12 +128,14 @@ def _aligned(blocks: Sequence[TokenScores], texts: Sequence[ExampleText], unusab
     return columns
 
 
-def _check_measures(columns: Mapping[str, np.ndarray], texts: Sequence[ExampleText]) -> None:
-    """NaN stands for "no prediction" and for nothing else: elsewhere it would be an error turned into a null."""
+def _check_measures(columns: Mapping[str, np.ndarray], texts: Sequence[ExampleText], names: Sequence[str]) -> None:
+    """NaN stands for "no prediction" or "too few members": elsewhere it would be an error turned into a null."""
     predicted_N = columns["label_rank"] >= 0
-    for name in MEASURE_COLUMNS:
-        members = 0 if name in _DETERMINISTIC else 2 if name in _SPREAD else 1
-        wrong_N = np.isnan(columns[name]) & predicted_N & (columns["n_passes"] >= members)
+    for name in names:
+        due_N = predicted_N & (columns["n_passes"] >= ALL_COLUMNS[name].members)
+        wrong_N = np.isnan(columns[name]) & due_N
+        if ALL_COLUMNS[name].may_be_unknown and wrong_N.sum() == due_N.sum():
+            wrong_N[:] = False
         wrong_N |= ~np.isnan(columns[name]) & ~predicted_N
         if wrong_N.any():
             row = int(np.flatnonzero(wrong_N)[0])
@@ -136,7 +143,7 @@ def _check_measures(columns: Mapping[str, np.ndarray], texts: Sequence[ExampleTe
             raise ValueError(f"{name} is {columns[name][row]} but label_rank {columns['label_rank'][row]} at {where}")
 
 
-def _tokens_table(columns: Mapping[str, np.ndarray], texts: Sequence[ExampleText]) -> pa.Table:
+def _tokens_table(columns: Mapping[str, np.ndarray], texts: Sequence[ExampleText], names: Sequence[str]) -> pa.Table:
     lengths = [len(text.position) for text in texts]
     per_token: dict[str, list[Any]] = {
         name: [value for text in texts for value in getattr(text, name)]
@@ -155,15 +162,19 @@ def _tokens_table(columns: Mapping[str, np.ndarray], texts: Sequence[ExampleText
         "label_rank": pa.array(columns["label_rank"].astype(np.int32), mask=columns["label_rank"] < 0),
         "n_passes": columns["n_passes"].astype(np.int32),
     }
-    for name in MEASURE_COLUMNS:
+    for name in names:
         values[name] = pa.array(columns[name].astype(np.float32), mask=np.isnan(columns[name]))
-    return pa.table([_array(values[item.name], item.type) for item in TOKEN_SCHEMA], schema=TOKEN_SCHEMA)
+    schema = token_schema(names)
+    return pa.table([_array(values[item.name], item.type) for item in schema], schema=schema)
 
 
 def _examples_table(
-    columns: Mapping[str, np.ndarray], texts: Sequence[ExampleText], kept: Mapping[str, pa.DataType]
+    columns: Mapping[str, np.ndarray],
+    texts: Sequence[ExampleText],
+    kept: Mapping[str, pa.DataType],
+    names: Sequence[str],
 ) -> pa.Table:
-    schema = example_schema(kept)
+    schema = example_schema(kept, names)
     values: dict[str, list[Any]] = {
         "id": [text.id for text in texts],
         "prompt": [text.prompt for text in texts],
@@ -175,7 +186,7 @@ def _examples_table(
         "truncated": [text.truncated for text in texts],
     }
     bounds = np.searchsorted(columns["example"], np.arange(len(texts) + 1))
-    for name in MEASURE_COLUMNS:
+    for name in names:
         for statistic in STATISTICS:
             values[f"{statistic}_{name}"] = []
         for first, last in pairwise(bounds):

@@ -34,20 +34,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from uncertainty.errors import InputError
+from uncertainty.measure_columns import ADDED_COLUMNS, ALL_COLUMNS, MEASURE_COLUMNS, measures_among
 from uncertainty.run_info import SCHEMA_VERSION, RunInfo, canonical_json, one_line, read_run
 
-__all__ = ["MEASURE_COLUMNS", "ExampleText", "RunInfo", "TokenScores", "read_examples", "read_run", "read_scores"]
-
-MEASURE_COLUMNS = (
-    "loss",
-    "entropy",
-    "total",
-    "aleatoric",
-    "epistemic",
-    "epistemic_se",
-    "mc_loss",
-    "label_prob",
-)
+__all__ = [
+    "ADDED_COLUMNS", "ALL_COLUMNS", "MEASURE_COLUMNS", "ExampleText", "RunInfo", "TokenScores", "measures_among",
+    "read_examples", "read_run", "read_scores", "run_measures",
+]  # fmt: skip
 
 RunPath = str | Path
 Columns = Sequence[str] | None
@@ -65,8 +58,8 @@ class TokenScores:
         token_id_N: int64, the label.
         n_passes_N: int64, members that went into the row.
         label_rank_N: int64, 0 = the label is the most probable token; -1 = no prediction (position 0).
-        measures: name -> float64 N for every name of ``MEASURE_COLUMNS``, in nats (``label_prob``: 0 to 1); NaN
-            where there is no prediction.
+        measures: name -> float64 N for every name of ``MEASURE_COLUMNS`` and the measures that the run adds, in the
+            units of ``ALL_COLUMNS``; NaN where there is no prediction.
         unusable: example id -> why it has no rows (non-finite logits).
     """
 
@@ -160,6 +153,17 @@ def read_examples(
     ``mean_bald``, ``sum_bald`` and ``max_bald`` mean the ``_epistemic`` columns.
     """
     return _read(Path(run), "examples", columns, as_, example, partial)
+
+
+def run_measures(run: RunPath, *, partial: bool = False) -> tuple[str, ...]:
+    """The measures that a run's token table has, in the order of ``ALL_COLUMNS``.
+
+    Those of ``MEASURE_COLUMNS`` (a run of an older version may lack some) and what its ``--measures`` added.
+
+    Raises:
+        InputError: no run, an unfinished one, or a damaged file.
+    """
+    return measures_among(read_scores(run, example=(), as_="arrow", partial=partial).column_names)
 
 
 def part_name(table: str, shard: int) -> str:

@@ -9,13 +9,11 @@ from __future__ import annotations
 import hashlib
 import platform
 import resource
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +29,11 @@ from uncertainty.errors import InputError
 from uncertainty.families.dropout import McDropout
 from uncertainty.families.sites import parse_kinds
 from uncertainty.loading import load_model
+from uncertainty.measure_columns import columns_of, parse_measures
 from uncertainty.model import LoadedModel, vocabulary_size
 from uncertainty.preflight import check_family, probe_batch
 from uncertainty.prepare import Prepared, example_text, prepare
+from uncertainty.provenance import git_state, package_versions
 from uncertainty.run_folder import RunFolder
 from uncertainty.run_info import RunInfo
 from uncertainty.score_schema import kept_types
@@ -169,10 +169,10 @@ def family_of(settings: ScoreSettings) -> McDropout:
     """How members are drawn; known, and refused, before any data is read or model loaded.
 
     Raises:
-        InputError: a rate, a site or an rng that does not exist.
+        InputError: a rate, a site, an rng or masks that do not exist, or do not go together.
     """
     parse_kinds(settings.sites)
-    return McDropout(settings.rate, settings.sites, settings.rng)  # type: ignore[arg-type]
+    return McDropout(settings.rate, settings.sites, settings.rng, settings.masks)  # type: ignore[arg-type]
 
 
 def open_job(prepared: Prepared, loaded: LoadedModel | None = None, *, command: Sequence[str] | None = None) -> Job:
@@ -251,6 +251,7 @@ def _score_shard(job: Job, shard: range) -> Iterable[TokenScores]:
         seed=settings.seed,
         budget=job.budget,
         vocabulary=_read_out(job.prepared, job.loaded),
+        measures=parse_measures(settings.measures),
     )
 
 
@@ -287,7 +288,7 @@ def _commit(job: Job, folder: RunFolder, k: int, shard: range, blocks: list[Toke
         for i in shard
         if prepared.examples[i].id in unusable
     ]
-    tokens, examples = shard_tables(blocks, texts, job.kept)
+    tokens, examples = shard_tables(blocks, texts, job.kept, parse_measures(prepared.settings.measures))
     folder.commit(k, tokens, examples, skipped)
 
 
@@ -332,9 +333,10 @@ def _deciding(prepared: Prepared, loaded: LoadedModel, report: dict[str, Any], b
             "sample_by": settings.sample_by,
         },
         **{name: getattr(settings, name) for name in names},
+        "measures": list(columns_of(parse_measures(settings.measures))),
         **plan,
         "family": report,
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": package_versions(PACKAGES),
     }
 
 
@@ -358,7 +360,7 @@ def _record(prepared: Prepared, loaded: LoadedModel, command: Sequence[str] | No
         "command": None if command is None else list(command),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "git": _git_state(),
+        "git": git_state(),
     }
 
 
@@ -376,21 +378,3 @@ def _timings(job: Job, seconds: float, tokens: int) -> dict[str, Any]:
         "host": platform.node(),
         "estimate": job.estimate(),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:  # a source tree on the path that was never installed
-        return None
-
-
-def _git_state() -> str | None:
-    """The commit of the source tree this package runs from, with ``-dirty`` where it was changed; None if none."""
-    folder = Path(__file__).parent
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None

@@ -15,6 +15,10 @@ masked maximum likelihood is stationary not at ``p`` but at
 
 A label-free signal (entropy, KL, epistemic, random) has the same ``s`` for all labels of a context: ``s = f`` and
 ``q* = p``, with or without distillation. A loss has a large ``s`` for rare labels and a small one for common labels.
+With a threshold on the reference's loss ``s`` is 1 or 0 once and for all. With one on the model's own loss ``s`` is
+that of ``q*`` itself, and labels whose loss is over it when they are left out and under it when they are selected come
+to rest at it, with an ``s`` between.
+
 With distillation the ratio ``q*(y) / p(y)`` stays between ``1 - f`` and ``2 - f``: a rare label is over-weighted at
 most twice. Without it the ratio goes up to ``1 / f`` (four, at the top quarter), common labels lose whatever that
 costs, and where ``s`` is fixed (a threshold on the reference's loss) they lose *all* of their probability. That is the
@@ -99,7 +103,7 @@ def select(
 
     Of units with equal values the one with the smaller (example, position) comes first. The count is that of
     ``top_fraction``: ``max(1, floor(fraction * U + 1/2))`` of U tokens (or examples), and a band holds the units
-    between its two rounded counts. A token that occurs twice, because an epoch was filled up, counts twice.
+    between two such counts, at least one. A token that occurs twice, because an epoch was filled up, counts twice.
 
     - ``sampled`` draws without replacement, one after the other, each in proportion to its value among those left
       (negative values count as 0, and come last): the first with the smallest ``e / value``, where ``e`` is
@@ -117,15 +121,14 @@ def select(
         step: optimizer steps done before this one, for ``sampled``.
 
     Returns:
-        ``[N]``, bool; no gradient. Without tokens it is empty; otherwise only ``threshold`` (or a band narrower than a
-        token) can select none.
+        ``[N]``, bool; no gradient. Without tokens it is empty; otherwise only ``threshold`` can select none.
 
     Raises:
         ValueError: wrong shapes or dtypes, a NaN, or a fraction outside (0, 1].
 
     Source: arXiv:2503.16511; what it leaves open (scope, ties, documents) as said above.
 
-    >>> values_N, example_N, position_N = torch.tensor([0.5, 2.0, 3.0, 0.5]), torch.tensor([7, 7, 3, 3]), torch.arange(4)
+    >>> values_N, example_N, position_N = torch.tensor([0.5, 2, 3, 0.5]), torch.tensor([7, 7, 3, 3]), torch.arange(4)
     >>> select(values_N, example_N, position_N, Rule(), fraction=0.75, seed=0, step=0)
     tensor([False,  True,  True,  True])
     >>> select(values_N, example_N, position_N, Rule(level="document"), fraction=0.5, seed=0, step=0)
@@ -143,7 +146,7 @@ def select(
         position_U = torch.zeros_like(example_U)
     if rule.keep == "sampled":
         uniform_U = keyed_uniform(example_U, position_U, seed=seed, step=step, purpose="sampled")
-        value_U = uniform_U.log() / value_U.to(torch.float64).clamp_min(0.0)  # -e / value: the largest come first
+        value_U = uniform_U.log() / value_U.to(torch.float64).clamp_min(0.0)  # -e / value, so the largest are taken
     selected_N = torch.zeros_like(order_N, dtype=torch.bool)
     selected_N[order_N] = _keep(value_U, rule, fraction)[unit_N]
     return selected_N
@@ -161,7 +164,7 @@ def select_part(
     gather: Gather,
     rank: int,
 ) -> Tensor:
-    """This process's part of the selection over the tokens of all processes.
+    """Select over the tokens of all processes, and return the part of this process.
 
     Every process must call it, the ones without any token too; each then computes the same selection.
 
@@ -192,8 +195,9 @@ def select_part(
     values_WN = torch.nn.functional.pad(values_N.detach(), (0, room))
     places_WN2 = torch.nn.functional.pad(torch.stack([example_N, position_N], dim=1), (0, 0, 0, room))
     real_N = torch.cat([torch.arange(longest, device=values_N.device) < count for count in counts])
-    all_values_N, all_places_N2 = gather(values_WN)[real_N], gather(places_WN2)[real_N]
-    all_selected_N = select(all_values_N, *all_places_N2.unbind(1), rule, fraction=fraction, seed=seed, step=step)
+    all_N = gather(values_WN)[real_N]
+    example_all_N, position_all_N = gather(places_WN2)[real_N].unbind(1)
+    all_selected_N = select(all_N, example_all_N, position_all_N, rule, fraction=fraction, seed=seed, step=step)
     start = sum(counts[:rank])
     return all_selected_N[start : start + counts[rank]]
 
@@ -203,11 +207,11 @@ def _keep(value_U: Tensor, rule: Rule, fraction: float) -> Tensor:
     if rule.threshold is not None:
         return value_U >= rule.threshold
     if rule.band is not None:
-        low, high = (math.floor(quantile * len(value_U) + 0.5) for quantile in rule.band)
-        # from the top, as the rest: of equal values the first in place is the higher one
-        ranks = slice(len(value_U) - high, len(value_U) - low)
+        # counted from the top, so that (0.75, 1.0) is the top quarter to the token
+        last, first = (math.floor((1 - quantile) * len(value_U) + 0.5) for quantile in rule.band)
+        first = min(first, len(value_U) - 1)
         kept_U = torch.zeros_like(value_U, dtype=torch.bool)
-        kept_U[value_U.argsort(descending=True, stable=True)[ranks]] = True
+        kept_U[value_U.argsort(descending=True, stable=True)[first : max(last, first + 1)]] = True
         return kept_U
     return top_fraction(-value_U if rule.keep == "bottom" else value_U, fraction)
 
@@ -215,15 +219,20 @@ def _keep(value_U: Tensor, rule: Rule, fraction: float) -> Tensor:
 def _example_means(value_N: Tensor, example_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of tokens sorted by (example, position): mean and number of each example, and each token's index in them.
 
-    The mean is summed in float64 along the rows of a padded block, not by scattered additions, whose order, and so whose
-    last bits, would change from run to run on a GPU; and rounded to float32, so that they do not count.
+    The mean is summed in float64 along the rows of a padded block, not by scattered additions, whose order, and so
+    whose last bits, would change from run to run on a GPU; and rounded to float32, so that they do not count.
     """
     example_U, unit_N, length_U = example_N.unique_consecutive(return_inverse=True, return_counts=True)
     start_U = length_U.cumsum(0) - length_U
     place_N = torch.arange(len(value_N), device=value_N.device) - start_U[unit_N]
     block_UL = torch.zeros(len(example_U), int(length_U.max()), dtype=torch.float64, device=value_N.device)
     block_UL[unit_N, place_N] = value_N.to(torch.float64)
-    return (block_UL.sum(1) / length_U).to(torch.float32), example_U, unit_N
+    mean_U = (block_UL.sum(1) / length_U).to(torch.float32) + 0.0  # no -0.0, as the values
+    if mean_U.isnan().any():
+        raise ValueError(
+            f"the mean value is NaN (inf and -inf) in the examples {example_U[mean_U.isnan()].tolist()[:8]}"
+        )
+    return mean_U, example_U, unit_N
 
 
 def _check_triples(values_N: Tensor, example_N: Tensor, position_N: Tensor, fraction: float) -> None:

@@ -39,14 +39,19 @@ class Signal(NamedTuple):
 SIGNALS: dict[str, Signal] = {
     "loss": Signal("nll_N", "", False, False, "nats", "-log p(label) of the model in training"),
     "entropy": Signal("entropy_N", "", True, False, "nats", "entropy of the prediction of the model in training"),
-    "rho": Signal("nll_N", "ref_nll_N", False, True, "nats", "loss less the loss of the reference (or a holdout model)"),
-    "kl": Signal("ref_cross_entropy_N", "ref_entropy_N", True, True, "nats", "KL(reference || model in training)"),
+    "rho": Signal("nll_N", "ref_nll_N", False, True, "nats", "loss less that of the reference (or of a holdout model)"),
+    "kl": Signal("kl_N", "", True, True, "nats", "KL(reference || model in training)"),
     "random": Signal("", "", True, False, "fraction", "uniform in (0, 1), drawn anew in every step"),
     "column": Signal("column_N", "", False, False, "its own", "a column of a score table, such as epistemic"),
 }  # fmt: skip
 
 # Columns of a score table that do not look at the label. Any other column counts as one that does.
-LABEL_FREE_COLUMNS = ("entropy", "total", "aleatoric", "epistemic", "epistemic_se")
+LABEL_FREE_COLUMNS = (
+    *("entropy", "margin", "total", "aleatoric", "epistemic", "epistemic_se", "epistemic_corrected", "epistemic_low"),
+    *("epistemic_high", "epistemic_bound", "unresolved", "expected_pairwise_kl", "reverse_mutual_information"),
+    *("expected_kl_to_deterministic", "prob_variance", "mean_prob_sd", "variation_ratio", "disagreement"),
+    "zero_one_epistemic",
+)
 
 KEEPS = {
     "top": "the fraction with the highest values",
@@ -110,16 +115,21 @@ class Rule:
         ):
             if value not in table:
                 raise InputError(f"selection: {name} must be one of {', '.join(table)}, got {value!r}")
-        for name, value, owner, wanted in (
-            ("band", self.band, "keep", "band"),
-            ("threshold", self.threshold, "keep", "threshold"),
-            ("column", self.column, "by", "column"),
+        for owner, wanted, number in (
+            ("keep", "band", self.band),
+            ("keep", "threshold", self.threshold),
+            ("by", "column", self.column),
         ):
-            if (value is None) == (getattr(self, owner) == wanted):
-                verb = "needs" if value is None else "is the only one to take"
-                raise InputError(f"selection: {owner}={wanted} {verb} a {name}, got {owner}={getattr(self, owner)}, {name}={value}")
-        if self.band is not None and not 0 <= self.band[0] < self.band[1] <= 1:
-            raise InputError(f"selection: band must be two ascending quantiles from 0 to 1, got {self.band}; e.g. 0.5, 0.75")
+            chosen = getattr(self, owner)
+            if number is None and chosen == wanted:
+                raise InputError(f"selection: {owner}={wanted} needs a {wanted}; give one")
+            if number is not None and chosen != wanted:
+                mend = f"give {owner}={wanted}, or no {wanted}"
+                raise InputError(f"selection: a {wanted} ({number}) means nothing with {owner}={chosen}; {mend}")
+        if self.band is not None and not (len(self.band) == 2 and 0 <= self.band[0] < self.band[1] <= 1):
+            raise InputError(
+                f"selection: band must be two ascending quantiles from 0 to 1, got {self.band}; e.g. 0.5, 0.75"
+            )
         if self.threshold is not None and self.threshold != self.threshold:
             raise InputError("selection: the threshold is not a number; give one in the unit of the signal")
         is_constant = self.schedule.is_constant  # reads the fraction, whether or not it is used
@@ -127,8 +137,8 @@ class Rule:
             raise InputError(f"selection: keep={self.keep} has no fraction to schedule; give keep=top, or no schedule")
         if self.scope == "running" and (self.keep != "top" or self.level != "token"):
             raise InputError(
-                f"selection: scope=running is for keep=top, level=token only, got keep={self.keep}, level={self.level}; "
-                "give scope=step"
+                f"selection: scope=running is for keep=top, level=token only, got keep={self.keep}, "
+                f"level={self.level}; give scope=step"
             )
 
     @property

@@ -34,6 +34,8 @@ class Schedule:
         for name, value in (("fraction", self.start), ("fraction", self.end), ("warm-up", self.over)):
             if not 0 < value <= 1:
                 raise InputError(f"the {name} of a schedule must be above 0 and at most 1, got {value}; {FORMS}")
+        if self.shape == "constant" and self.start != self.end:
+            raise InputError(f"a constant schedule has one share, got {self.start} and {self.end}; {FORMS}")
 
     @property
     def is_constant(self) -> bool:
@@ -70,8 +72,9 @@ class Schedule:
 
     def __str__(self) -> str:
         if self.shape == "constant":
-            return f"{self.end:g}"
-        return f"warmup:{self.over:g}:{self.end:g}" if self.shape == "warmup" else f"{self.shape}:{self.start:g}:{self.end:g}"
+            return str(self.end)
+        first = self.over if self.shape == "warmup" else self.start
+        return f"{self.shape}:{first}:{self.end}"
 
 
 def parse_schedule(text: str | float) -> Schedule:

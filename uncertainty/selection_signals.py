@@ -22,16 +22,14 @@ class TokenSignals(NamedTuple):
         nll_N: ``-log p(label)`` of the model in training.
         entropy_N: entropy of its prediction.
         ref_nll_N: ``-log p_ref(label)``; for RHO as it was first meant, put the loss of a holdout model here.
-        ref_cross_entropy_N: ``-sum_v p_ref(v) log p(v)``.
-        ref_entropy_N: entropy of the reference, at the same temperature as the cross-entropy.
+        kl_N: ``KL(p_ref || p)``.
         column_N: a column of a score table, joined on (example, position).
     """
 
     nll_N: Tensor | None = None
     entropy_N: Tensor | None = None
     ref_nll_N: Tensor | None = None
-    ref_cross_entropy_N: Tensor | None = None
-    ref_entropy_N: Tensor | None = None
+    kl_N: Tensor | None = None
     column_N: Tensor | None = None
 
 
@@ -82,6 +80,8 @@ def keyed_uniform(example_N: Tensor, position_N: Tensor, *, seed: int, step: int
 def _field(rule: Rule, signals: TokenSignals, name: str) -> Tensor:
     value_N: Tensor | None = getattr(signals, name)
     if value_N is None:
-        mend = "give a reference" if name.startswith("ref_") else f"compute {name}"
-        raise InputError(f"selection by {rule.by} needs {name}, which was not computed; {mend}, or choose another signal")
+        mend = "give a reference" if name in ("ref_nll_N", "kl_N") else f"compute {name}"
+        raise InputError(
+            f"selection by {rule.by} needs {name}, which was not computed; {mend}, or choose another signal"
+        )
     return value_N

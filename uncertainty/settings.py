@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from uncertainty.demo import demo_data_path, demo_model_path
 from uncertainty.errors import InputError
+from uncertainty.measure_columns import parse_measures
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,10 @@ class ScoreSettings:
         rate: dropout rate of every site.
         sites: ``native`` or kinds of ``families.sites.KINDS``.
         rng: ``keyed`` or ``kernel``, see ``families.dropout``.
+        masks: ``iid`` (the paper's setting) or ``balanced`` over the passes, see ``families.balanced``.
         seed: of the members.
+        measures: what to compute beside the columns of every run: names of ``measure_columns.ADDED_COLUMNS``, or
+            ``("all",)``.
         dtype: ``auto``, ``float32``, ``bfloat16``, ``float16``.
         device: ``auto`` or a torch device.
         vocabulary: ``model`` (all logits) or ``tokenizer`` (only the tokenizer's tokens, where logits are padded).
@@ -52,7 +56,9 @@ class ScoreSettings:
     rate: float = 0.1
     sites: str = "native"
     rng: str = "keyed"
+    masks: str = "iid"
     seed: int = 0
+    measures: tuple[str, ...] = ()
     dtype: str = "auto"
     device: str = "auto"
     vocabulary: str = "model"
@@ -89,6 +95,7 @@ def check_settings(settings: ScoreSettings) -> None:
         raise InputError(f"{given} is given without {missing}; give both (or neither, for the embedded demo)")
     if isinstance(settings.keep_columns, str):
         raise InputError(f"keep_columns is the text {settings.keep_columns!r}; give a tuple of column names")
+    parse_measures(settings.measures)
     least = {"passes": 1, "limit": 1, "max_length": 2, "tokens_per_batch": 1, "shard_examples": 1}
     for name, low in least.items():
         value = getattr(settings, name)

@@ -7,22 +7,21 @@ from collections.abc import Mapping
 import pandas as pd
 from scipy import stats
 
-from uncertainty.scores import MEASURE_COLUMNS
+from uncertainty.scores import ALL_COLUMNS, measures_among
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-SUMMARY_COLUMNS = ["example_id", *MEASURE_COLUMNS]
 
 
 def spread(scores: pd.DataFrame) -> pd.DataFrame:
     """Mean and quantiles of each measure over the predicted tokens.
 
     Args:
-        scores: a token table with the measures' columns; rows without a prediction are NaN and left out.
+        scores: a token table; rows without a prediction are NaN and left out.
 
     Returns:
-        one row per measure, columns ``mean`` and the quantiles in percent (nats; label_prob from 0 to 1).
+        one row per measure that the table has, columns ``mean`` and the quantiles in percent, in the measure's unit.
     """
-    values = scores[list(MEASURE_COLUMNS)].astype("float64")
+    values = scores[list(measures_among(scores.columns))].astype("float64")
     table = values.quantile(list(QUANTILES)).T
     table.columns = [f"{100 * q:g}%" for q in QUANTILES]
     table.insert(0, "mean", values.mean())
@@ -62,7 +61,10 @@ def summary_text(scores: pd.DataFrame, skipped: Mapping[str, int]) -> str:
     if skipped:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(skipped.items()))
         lines.append(f"skipped rows: {reasons} (listed in skipped.jsonl)")
-    lines += ["", "measure, nats (label_prob: 0 to 1)", spread(scores).to_string(float_format="{:.4f}".format)]
+    table = spread(scores)
+    in_nats = [name for name in table.index if ALL_COLUMNS[name].unit == "nats"]
+    lines += ["", "measure, nats", table.loc[in_nats].to_string(float_format="{:.4f}".format)]
+    lines += ["", "measure, 0 to 1", table.drop(index=in_nats).to_string(float_format="{:.4f}".format)]
     lines += ["", "rank correlation over tokens (Spearman)"]
     lines.append(rank_correlations(scores).to_string(float_format="{:.3f}".format, na_rep="undefined (constant)"))
     return "\n".join(lines)

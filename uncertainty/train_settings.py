@@ -10,6 +10,22 @@ from uncertainty.settings import ScoreSettings
 
 TUNINGS = ("lora", "full", "qlora")
 PRECISIONS = ("auto", "float32", "bfloat16")
+# The names of objectives.OBJECTIVES, here because that file imports torch; a test holds them equal.
+OBJECTIVE_NAMES = (
+    "mle",
+    "masked-mle",
+    "masked-mle+distill",
+    "masked-mle+distill-topk",
+    "masked-mle+reverse-kl",
+    "masked-mle+jsd",
+    "masked-distill",
+    "mle+distill",
+    "distill",
+    "distill-topk",
+    "reverse-kl",
+    "jsd",
+    "weighted",
+)
 SCHEDULES = ("cosine", "linear", "constant")
 
 
@@ -40,11 +56,11 @@ class TrainSettings:
         distill_weight: lambda, what the reference's term weighs against maximum likelihood (1 in the paper).
         temperature: of student and reference in that term (1 in the paper).
         top_k: reference tokens kept by the truncated objectives.
-        select_by: what tokens are ranked by, a name of ``selection.SIGNALS``.
-        keep: which end of the ranking is selected, a rule of ``selection.KEEP``.
+        select_by: what tokens are ranked by, a name of ``selection_rules.SIGNALS``.
+        keep: which end of the ranking is selected, a key of ``selection_rules.KEEPS``.
         fraction: share selected, or its schedule (``0.25``, ``linear:1:0.25``, ...).
-        low: lower edge of ``keep=band``, as a quantile, or the threshold of ``keep=threshold``.
-        high: upper edge of ``keep=band``, as a quantile.
+        band: for ``keep=band``: two quantiles, such as (0.5, 0.75).
+        threshold: for ``keep=threshold``: in the unit of the signal.
         level: ``token`` or ``document``.
         scope: ``step`` (exact over the whole optimizer step), ``micro`` or ``running`` (cheaper approximations).
         scores: folder of a scored run over the same data, where ``select_by`` or ``weights`` is a column of it.
@@ -103,8 +119,8 @@ class TrainSettings:
     select_by: str = "loss"
     keep: str = "top"
     fraction: str = "0.25"
-    low: float | None = None
-    high: float | None = None
+    band: tuple[float, ...] = ()
+    threshold: float | None = None
     level: str = "token"
     scope: str = "step"
     scores: str | None = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from uncertainty.data.batches import IGNORE, Batch, Targets, collate, targets
+from uncertainty.data.batches import Batch, Targets, collate, targets
 from uncertainty.data.packing import pack
 from uncertainty.data.render import Example
 from uncertainty.errors import InputError
@@ -32,7 +32,7 @@ class MicroBatch:
     Attributes:
         batch: the padded or packed examples; without any completion token where a short window left nothing to do.
         at: its targets.
-        number_N: number of each target's example in the data set.
+        number_N: int64, number of each target's example in the data set.
         column_N: float32, what a score table says of each target; None where no column is asked for.
     """
 
@@ -41,11 +41,11 @@ class MicroBatch:
     number_N: Tensor
     column_N: Tensor | None
 
-    def to(self, device: torch.device) -> MicroBatch:
-        """The same on another device."""
-        moved = {f.name: _to(getattr(self.batch, f.name), device) for f in fields(self.batch)}
-        at = Targets(*(index.to(device) for index in self.at))
-        return MicroBatch(Batch(**moved), at, self.number_N.to(device), _to(self.column_N, device))
+
+def micro_batch(batch: Batch, numbers: Sequence[int]) -> MicroBatch:
+    """A batch with its targets; ``numbers`` are those of its examples in the data set."""
+    at = targets(batch)
+    return MicroBatch(batch, at, torch.tensor(numbers, dtype=torch.int64)[at.example_N], None)
 
 
 class NumberedExamples(Dataset[tuple[int, Example]]):
@@ -132,15 +132,15 @@ class Collator:
         self.pad_id, self.packing, self.width, self.columns = pad_id, packing, width, columns
 
     def __call__(self, rows: Sequence[tuple[int, Example]]) -> dict[str, Any]:
+        """The micro-batch of numbered examples."""
         numbers, examples = [number for number, _ in rows] or [-1], [example for _, example in rows] or [self.spare]
         if self.packing:
             width = max(self.width, *(len(example.input_ids) for example in examples))
             batch = pack(examples, width=width, pad_id=self.pad_id)
         else:
             batch = collate(examples, pad_id=self.pad_id)
-        at = targets(batch)
-        number_N = torch.tensor(numbers, dtype=torch.int64)[at.example_N]
-        micro = MicroBatch(batch, at, number_N, self._column(examples, at))
+        micro = micro_batch(batch, numbers)
+        micro = replace(micro, column_N=self._column(examples, micro.at))
         # The Trainer counts labels and floating point operations of these two; the rest is ours.
         return {"input_ids": batch.input_ids_BT, "labels": batch.labels_BT, "micro": micro}
 
@@ -170,7 +170,7 @@ def score_column(examples: Sequence[Example], table: Any, column: str, where: st
         InputError: an example or a completion token is not in the table, or is another token there.
     """
     mend = "score the same data with the same template and tokenizer first"
-    groups = {name: group for name, group in table.groupby("example_id", sort=False)}
+    groups = dict(iter(table.groupby("example_id", sort=False)))
     found: dict[str, np.ndarray] = {}
     for example in examples:
         group = groups.get(example.id)
@@ -208,21 +208,3 @@ def check_trainable(examples: Sequence[Example], origin: str) -> None:
 def count_targets(micro_batches: Sequence[MicroBatch]) -> int:
     """Completion tokens with a prediction."""
     return sum(len(micro.at.label_N) for micro in micro_batches)
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    return value.to(device) if isinstance(value, Tensor) else value
-
-
-__all__ = [
-    "IGNORE",
-    "Collator",
-    "MicroBatch",
-    "NumberedExamples",
-    "Windows",
-    "check_trainable",
-    "count_targets",
-    "permutation",
-    "score_column",
-    "training_loader",
-]

@@ -55,7 +55,8 @@ class HeatmapOptions:
 
     measures: tuple[str, ...] = option(
         Look.measures,
-        "one panel each: loss, entropy, total, aleatoric, epistemic (or bald), epistemic_se, mc_loss, label_prob",
+        "one panel each: loss, entropy, total, aleatoric, epistemic (or bald), epistemic_se, mc_loss, label_prob, "
+        "margin, and what the run was scored with by --measures",
         group=COLOUR,
     )
     scale: ScaleKind = option(Look.scale, "colour by value, or by its percentile in the reference", group=COLOUR)
@@ -108,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(options: HeatmapOptions) -> int:
     """Load the example, draw it, and say where it is."""
-    from analysis.panel import measure_name
+    from analysis.measure_names import measure_name
 
     look = Look(
         measures=tuple(measure_name(name) for name in options.measures),

@@ -71,6 +71,7 @@ class SweepOptions:
     passes: int = same_option(ScoreOptions, "passes")
     rng: str = same_option(ScoreOptions, "rng")
     seed: int = same_option(ScoreOptions, "seed")
+    measures: tuple[str, ...] = same_option(ScoreOptions, "measures")
     vocabulary: str = same_option(ScoreOptions, "vocabulary")
 
     tokens_per_batch: int | Literal["auto"] = same_option(ScoreOptions, "tokens_per_batch")

@@ -9,7 +9,7 @@ const DECADES = 8; // of a logarithmic axis, below the largest value
 const SVG = "http://www.w3.org/2000/svg";
 const distributions = new Map();
 
-const axisOf = (measure) => state.axes.get(measure.name) ?? (measure.unit ? "log" : "linear");
+const axisOf = (measure) => state.axes.get(measure.name) ?? (measure.isShare ? "linear" : "log");
 
 /** Bins of a measure on an axis; values below the left end of a logarithmic axis, zeros too, are in its first bin. */
 function distribution(measure) {
@@ -22,7 +22,7 @@ function distribution(measure) {
       if (value > highest && value < Infinity) highest = value;
       if (value > 0 && value < lowest) lowest = value;
     }
-    if (!measure.unit) highest = 1;
+    if (measure.isShare) highest = 1;
     if (!highest) highest = 1;
     const right = axis === "log" ? Math.log10(highest) : highest;
     const left = axis === "log" ? Math.max(Math.log10(Math.min(lowest, highest / 10)), right - DECADES) : 0;

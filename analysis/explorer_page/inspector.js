@@ -46,7 +46,7 @@ const hasEpistemic = measures.some((measure) => measure.name === "epistemic");
 function valueText(measure, token) {
   const value = measure.values[token];
   if (Number.isNaN(value)) return "–";
-  if (measure.name === "label_prob") return percent(value);
+  if (measure.isShare) return percent(value);
   if (measure.name === "epistemic" && epistemicError) return withError(value, epistemicError.values[token]);
   return short(value);
 }

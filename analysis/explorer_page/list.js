@@ -21,7 +21,7 @@ function addSorts() {
   for (const [how, title] of Object.entries(ORDERS)) {
     const group = make("optgroup");
     group.label = title;
-    for (const measure of measures) add(group, `${how}_${measure.name}`, `${title.toLowerCase()} ${measure.short.toLowerCase().replace("mc", "MC").replace(/ se$/, " SE")}`);
+    for (const measure of measures) add(group, `${how}_${measure.name}`, `${title.toLowerCase()} ${measure.inline}`);
     element("sort").append(group);
   }
 }
@@ -100,7 +100,8 @@ function rowValue(example) {
   if (state.sort === "range" || state.range) return `${whole(inRangeByExample[example])} in range`;
   const key = OWN_ORDERS[state.sort] ? `mean_${state.measure.name}` : state.sort;
   const value = statistics[key][example];
-  return key.endsWith("_label_prob") && !key.startsWith("sum") ? percent(value) : short(value);
+  const [, how, name] = key.match(/^([a-z]+)_(.*)$/);
+  return how !== "sum" && measures.find((measure) => measure.name === name).isShare ? percent(value) : short(value);
 }
 
 /** The example's tokens as a strip in their colours, left to right; where they crowd, the highest. */

@@ -42,7 +42,7 @@ function showExampleFacts() {
   const parts = [place < 0 ? "not in the list" : `${whole(place + 1)} of ${whole(listed.length)}`, plural(sizeOf(example), "token")];
   const value = (how) => {
     const number = statistics[`${how}_${measure.name}`][example];
-    return measure.unit ? `${short(number)} ${measure.unit}` : percent(number);
+    return measure.isShare ? percent(number) : `${short(number)} ${measure.unit}`.trimEnd();
   };
   if (sizeOf(example)) parts.push(`${measure.short}: mean ${value("mean")}, largest ${value("max")}`);
   element("example-facts").textContent = parts.join(" · ");

@@ -82,8 +82,8 @@ def test_a_tooltip_has_all_values_of_its_token():
     span = token_spans(heatmap_fragment(heatmap(["a", " b"], loss=[0.5, 2])))[1]
     assert span.attributes["title"].split("\n") == [
         "token  b", "id 7", "position 6", "loss 2.00 nats", "entropy 0.200 nats", "total 0.200 nats",
-        "aleatoric 0.200 nats", "epistemic 0.200 ± 0.20 nats", "mc_loss 0.200 nats", "label_prob 0.135", "rank 0",
-        "passes 100",
+        "aleatoric 0.200 nats", "epistemic 0.200 ± 0.20 nats", "mc_loss 0.200 nats", "label_prob 0.135",
+        "margin 0.0183", "rank 0", "passes 100",
     ]  # fmt: skip
 
 

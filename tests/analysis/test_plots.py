@@ -9,7 +9,8 @@ from analysis import plots
 from analysis.claims import judge_claims
 from analysis.colours import contrast, luminance
 from analysis.correlation import CorrelationSettings, correlate
-from analysis.plot_style import COLOURS, THEME
+from analysis.measure_names import COLOURS
+from analysis.plot_style import THEME
 from analysis.proxy import audit_proxies
 from uncertainty.scores import MEASURE_COLUMNS
 

@@ -36,7 +36,7 @@ def with_noise(frame: pd.DataFrame, column: str, size: float, seed: int = 5) -> 
 
 def test_every_signal_fraction_and_metric_has_its_row() -> None:
     audit = audit_proxies(scores())
-    names = ["loss", "entropy", "label_prob", "ceiling", "random"]
+    names = ["loss", "entropy", "label_prob", "margin", "ceiling", "random"]
     assert list(audit.table["signal"].unique()) == names
     assert len(audit.table) == len(names) * 3 * len(METRICS)
     assert tuple(audit.table.columns) == PROXY_COLUMNS
@@ -132,7 +132,7 @@ def test_where_no_cheap_signal_will_do_epistemic_itself_is_advised() -> None:
     frame = scores()
     rng = np.random.default_rng(3)
     frame["loss"], frame["entropy"] = rng.exponential(1, (2, len(frame)))
-    frame["label_prob"] = np.exp(-frame["loss"])
+    frame["label_prob"], frame["margin"] = np.exp(-frame["loss"]), np.exp(-frame["entropy"])
     audit = audit_proxies(frame)
     assert audit.selector == "epistemic"
     assert "No cheap signal finds these tokens: to train on them, select by epistemic itself." in audit.verdict
@@ -191,7 +191,9 @@ def test_few_examples_have_no_interval_and_the_verdict_says_so() -> None:
 
 def test_a_column_of_ones_own_and_rho_and_margin_are_audited_where_they_are() -> None:
     frame = scores()
-    assert audit_proxies(frame).notes == ("Not in these scores, so not audited: margin, rho.",)
+    bare = audit_proxies(frame.drop(columns="margin"))
+    assert bare.notes == ("Not in these scores, so not audited: margin, rho.",)
+    assert audit_proxies(frame).notes == ("Not in these scores, so not audited: rho.",)
     frame = frame.assign(rho=frame["loss"] - 1, margin=1 / (1 + frame["entropy"]), mine=-frame["entropy"], empty=np.nan)
     mine = {"mine": Signal("mine", -1, True, "my own"), "empty": Signal("empty", 1, True, "")}
     audit = audit_proxies(frame, signals=SIGNALS | mine)

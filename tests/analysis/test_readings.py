@@ -14,7 +14,7 @@ def test_a_token_is_told_whole_with_the_error_beside_epistemic():
     assert values(only) == {
         "token": "↵", "id": "7", "position": "5", "loss": "2.00", "entropy": "0.200", "total": "0.200",
         "aleatoric": "0.200", "epistemic": "0.200 ± 0.012", "mc_loss": "0.200",
-        "label_prob": "0.135", "rank": "0", "passes": "100",
+        "label_prob": "0.135", "margin": "0.0183", "rank": "0", "passes": "100",
     }  # fmt: skip
     assert str(only[3]) == "loss 2.00 nats"
 

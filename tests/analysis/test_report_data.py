@@ -7,8 +7,9 @@ import scored_run
 import toy_run
 
 from analysis import report_data
-from analysis.report_data import load_runs, run_facts_table, texts_of
+from analysis.report_data import load_runs, run_facts_table, step_names, texts_of
 from uncertainty.errors import InputError
+from uncertainty.run_info import RunInfo
 from uncertainty.scores import read_scores
 
 
@@ -39,7 +40,7 @@ def test_the_frame_is_the_score_table_in_small_columns(path):
 def test_rows_stay_small(path):
     (run,) = load_runs([path])
     per_row = run.tokens.memory_usage(index=False, deep=False).drop("token").sum() / len(run.tokens)
-    assert per_row <= 7 * 4 + 2 + 8 * 4
+    assert per_row <= 7 * 4 + 2 + 9 * 4
 
 
 def test_rho_is_loss_minus_the_reference_loss(path, tmp_path):
@@ -93,3 +94,13 @@ def test_a_damaged_shard_is_named(tmp_path):
     file.write_bytes(content)
     with pytest.raises(InputError, match=r"part-00001\.parquet is damaged"):
         load_runs([path])
+
+
+def test_probes_of_one_training_are_named_by_their_steps():
+    def probed(run, *steps):
+        return [RunInfo({"training": {"run": run, "step": step}}) for step in steps]
+
+    assert step_names(probed("a", 0, 12_000)) == ["step 0", "step 12,000"]
+    assert step_names([*probed("a", 0), *probed("b", 5)]) == []
+    assert step_names(probed("a", 5, 5)) == []
+    assert step_names([*probed("a", 0), RunInfo({"training": None}), RunInfo({})]) == []

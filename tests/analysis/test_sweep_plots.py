@@ -3,7 +3,7 @@ import pytest
 from matplotlib.figure import Figure
 from sweep_toys import random_series, series
 
-from analysis.plot_style import axis_label
+from analysis.measure_names import axis_label
 from analysis.sweep import distribution_table
 from analysis.sweep_plots import rate_distribution, rate_means, sweep_figure, token_lines
 

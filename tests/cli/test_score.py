@@ -225,7 +225,7 @@ def test_the_token_table_has_the_columns_types_and_units_that_are_documented(fin
     assert schema.names == [*named, "is_special", *MEASURE_COLUMNS, "label_rank", "n_passes"]
     assert {schema.field(name).type for name in MEASURE_COLUMNS} == {pa.float32()}
     for name in MEASURE_COLUMNS:
-        assert schema.field(name).metadata[b"unit"] == (b"probability" if name == "label_prob" else b"nats")
+        assert schema.field(name).metadata[b"unit"] == (b"probability" if name in ("label_prob", "margin") else b"nats")
 
 
 def test_there_is_one_row_for_each_token_of_the_completion_mask(finished, model):

@@ -61,7 +61,8 @@ def test_packed_and_padded_batches_have_the_same_targets_in_the_same_order(sizes
     assert torch.equal(packed.input_ids_BT[row_N, column_N + 1], at.label_N)
     assert torch.equal(packed.segment_BT[row_N, column_N], at.example_N)
     assert torch.equal(packed.position_ids_BT[row_N, column_N] + 1, at.position_N)
-    assert packed.ids == padded.ids and packed.lengths == padded.lengths
+    assert packed.ids == padded.ids
+    assert packed.lengths == padded.lengths
     assert int((packed.segment_BT >= 0).sum()) == sum(packed.lengths)
 
 

@@ -88,20 +88,21 @@ def test_the_model_is_exactly_as_before_also_after_an_exception(name, rng, train
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_a_row_is_the_same_whatever_shares_its_batch(name, tiny_model):
+@pytest.mark.parametrize("masks", ["iid", "balanced"])
+def test_a_row_is_the_same_whatever_shares_its_batch(name, masks, tiny_model):
     model = tiny_model(name)
     both = tokens(model)
     sites = "native" if name == "opt" else "native,residual,embedding,mlp"
-    with McDropout(rate=0.3, sites=sites).active(model) as members, torch.inference_mode():
-        with members.draw(Rows(("a", "b"), (0, 4))):
+    with McDropout(rate=0.3, sites=sites, masks=masks).active(model) as members, torch.inference_mode():
+        with members.draw(Rows(("a", "b"), (0, 4), total=10)):
             together = final_hidden(model, both)
-        with members.draw(Rows(("b",), (4,))):
+        with members.draw(Rows(("b",), (4,), total=10)):
             alone = final_hidden(model, both[1:])
         pad = torch.zeros(1, 3, dtype=torch.int64)
         mask = torch.cat([torch.zeros_like(pad), torch.ones_like(both[1:])], 1)
-        with members.draw(Rows(("b",), (4,), starts=(3,))):
+        with members.draw(Rows(("b",), (4,), starts=(3,), total=10)):
             left = final_hidden(model, torch.cat([pad, both[1:]], 1), mask)
-        with members.draw(Rows(("b",), (4,))):
+        with members.draw(Rows(("b",), (4,), total=10)):
             shorter = final_hidden(model, both[1:, :7])
     torch.testing.assert_close(alone, together[1:], rtol=1e-5, atol=2e-5)
     torch.testing.assert_close(left[:, 3:], together[1:], rtol=1e-5, atol=2e-5)
@@ -129,6 +130,22 @@ def test_attention_in_blocks_of_queries_equals_the_whole(tiny_model, monkeypatch
     whole = run()
     monkeypatch.setitem(BLOCKS, "cpu", (64, 7))
     torch.testing.assert_close(run(), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_balanced_attention_is_dropped_in_rate_times_k_passes():
+    """With values of one and uniform attention, a query loses exactly rate * K of each of its weights over K passes."""
+    model = TINY["llama"]()
+    attention = model.model.layers[0].self_attn
+    seen = []
+    attention.v_proj.weight.data.zero_()
+    attention.q_proj.weight.data.zero_()
+    attention.v_proj.register_forward_hook(lambda module, args, output: torch.ones_like(output))
+    attention.o_proj.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    ids = tokens(model, rows=1, length=30).repeat(20, 1)
+    with McDropout(rate=0.25, masks="balanced", groups=1).active(model) as members, torch.inference_mode():
+        with members.draw(Rows(("a",) * 20, tuple(range(20)), total=20)):
+            final_hidden(model, ids)
+    torch.testing.assert_close(seen[-1].mean(0), torch.ones_like(seen[-1][0]))
 
 
 @pytest.mark.parametrize("rng", ["keyed", "kernel"])
@@ -176,10 +193,44 @@ def test_an_unknown_generator_is_refused():
         McDropout(rng="fast")
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"masks": "latin"}, "--masks latin is not known; choose iid or balanced"),
+        (
+            {"masks": "balanced", "rng": "kernel"},
+            "--masks balanced needs masks of our own; give --rng keyed, or --masks",
+        ),
+        ({"masks": "balanced", "groups": 0}, "0 groups of balanced masks are too few; give at least 1"),
+    ],
+)
+def test_masks_that_cannot_be_are_refused(given, words):
+    with pytest.raises(InputError, match=words):
+        McDropout(**given)
+
+
+@pytest.mark.parametrize("total", [None, 4])
+def test_balanced_masks_need_the_number_of_passes(total, tiny_model):
+    with McDropout(masks="balanced").active(tiny_model("llama")) as members:
+        with pytest.raises(InputError, match=f"balanced masks need the number of passes: pass 4 of {total}"):
+            with members.draw(Rows(("a", "b"), (0, 4), total=total)):
+                pass
+
+
+def test_groups_of_passes_are_those_that_are_independent(tiny_model):
+    with McDropout(masks="iid").active(tiny_model("llama")) as members:
+        assert members.groups(4) == (0, 1, 2, 3)
+    with McDropout(masks="balanced").active(tiny_model("llama")) as members:
+        assert members.groups(100) == tuple(k // 10 for k in range(100))
+        assert members.groups(20) == tuple(range(20))  # a single group says nothing of its error
+    with McDropout(masks="balanced", groups=2).active(tiny_model("llama")) as members:
+        assert members.groups(5) == (0, 0, 0, 1, 1)
+
+
 def test_the_report_says_native_and_injected_sites_and_their_rates(tiny_model):
     with McDropout(rate=0.1, sites="attention,residual").active(tiny_model("llama")) as members:
         report = members.report()
-    assert report["rng"] == "keyed"
+    assert (report["rng"], report["masks"]) == ("keyed", "iid")
     attention, residual = report["sites"][0], report["sites"][-1]
     assert attention == {
         "name": "model.layers.0.self_attn",
@@ -203,12 +254,13 @@ def test_a_model_cannot_be_in_two_contexts_at_once(tiny_model):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_masks_and_scores_on_a_gpu_are_those_of_the_cpu(tiny_model):
+@pytest.mark.parametrize("masks", ["iid", "balanced"])
+def test_masks_and_scores_on_a_gpu_are_those_of_the_cpu(masks, tiny_model):
     model = TINY["llama"]()
     states = []
     for device in ("cpu", "cuda"):
         model = model.to(device)
-        with McDropout(rate=0.3).active(model) as members, torch.inference_mode():
-            with members.draw(Rows(("a", "b"), (0, 1))):
+        with McDropout(rate=0.3, masks=masks).active(model) as members, torch.inference_mode():
+            with members.draw(Rows(("a", "b"), (0, 1), total=10)):
                 states.append(final_hidden(model, tokens(model).to(device)).cpu())
     torch.testing.assert_close(states[1], states[0], rtol=1e-3, atol=1e-3)

@@ -100,7 +100,20 @@ class ScoreOptions:
         choices=("keyed", "kernel"),
         group=MEMBERS,
     )
+    masks: str = option(
+        Defaults.masks,
+        "iid: every pass draws masks of its own, as in the paper; balanced: every unit is dropped in rate * passes of "
+        "the passes, which lowers the Monte Carlo error of as many passes",
+        choices=("iid", "balanced"),
+        group=MEMBERS,
+    )
     seed: int = option(Defaults.seed, "seed of the dropout masks", group=MEMBERS)
+    measures: tuple[str, ...] = option(
+        Defaults.measures,
+        "columns to add, comma separated, or all: epistemic_corrected (without its bias), epistemic_low and _high "
+        "(95 % interval), unresolved, expected_pairwise_kl, ... (docs/estimators.md lists them)",
+        group=MEMBERS,
+    )
     vocabulary: str = option(
         Defaults.vocabulary,
         "where the logits are wider than the tokenizer: keep all (model) or only the tokenizer's",
@@ -297,8 +310,9 @@ def _about_job(job: Job, folder: Path) -> list[str]:
         lines.append(f"dropout: {len(names)} {origin} {kind} sites at rate {rate:.6g}{was} (first: {names[0]})")
     expected = job.estimate()
     lines.append(
-        f"plan: {settings.passes} passes, {job.report['rng']} masks, seed {settings.seed}, {len(job.shards)} shards of "
-        f"{settings.shard_examples} examples, {job.budget.tokens_per_batch:,} tokens per forward"
+        f"plan: {settings.passes} passes, {job.report['masks']} masks ({job.report['rng']}), seed {settings.seed}, "
+        f"{len(job.shards)} shards of {settings.shard_examples} examples, "
+        f"{job.budget.tokens_per_batch:,} tokens per forward"
     )
     lines.append(
         f"estimate: {duration(expected['seconds'])}, {_size(expected['peak_bytes'])} of memory beside the libraries, "
@@ -308,10 +322,11 @@ def _about_job(job: Job, folder: Path) -> list[str]:
 
 
 def _summary(finished: ScoredRun) -> str:
-    from uncertainty.summary import SUMMARY_COLUMNS, summary_text
+    from uncertainty.scores import run_measures
+    from uncertainty.summary import summary_text
 
     totals, timings = finished.info.totals, finished.info.timings
-    scores = finished.scores(SUMMARY_COLUMNS)
+    scores = finished.scores(["example_id", *run_measures(finished.path)])
     path = shlex.quote(str(finished.path))
     lines = [summary_text(scores, totals.get("skipped", {})), ""]
     if timings.get("tokens_per_second"):

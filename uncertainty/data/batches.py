@@ -55,7 +55,8 @@ class Batch:
         return tuple(width - n if self.side == "left" else 0 for n in self.lengths)
 
     def _corners(self) -> tuple[list[int], list[int]]:
-        assert self.segment_BT is not None and self.position_ids_BT is not None
+        assert self.segment_BT is not None
+        assert self.position_ids_BT is not None  # packed batches have both
         first_BT = (self.position_ids_BT == 0) & (self.segment_BT >= 0)
         row_E, column_E = first_BT.nonzero(as_tuple=True)
         order_E = self.segment_BT[row_E, column_E].argsort()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from uncertainty.data.continuation import control_tokens
+from uncertainty.data.continuation import ANCHOR, control_tokens
 
 BROKEN: Final = "\ufffd"  # what decoders write for bytes that are no character (yet)
 LONGEST: Final = 16  # tokens that are decoded together at most; a character has four bytes, longer runs are invalid
@@ -61,6 +61,30 @@ def spell(tokenizer: Any, ids: Sequence[int]) -> Pieces:
         ends.append(end)
     control = set(control_tokens(tokenizer).values())
     return Pieces(text, tokens, starts, ends, [token in control for token in ids])
+
+
+def spell_vocabulary(tokenizer: Any) -> Pieces:
+    """Spell every entry of a tokenizer's vocabulary on its own, as the middle of a text; a few microseconds an entry.
+
+    Args:
+        tokenizer: of transformers.
+
+    Returns:
+        one "sequence" of all ids in order; ``tokens`` and ``is_special`` are those that ``spell`` gives a token that
+        stands between whole characters. ``text`` is empty and the spans are all 0: the entries make no text.
+    """
+    count, control = len(tokenizer), set(control_tokens(tokenizer).values())
+    # Decoders treat a first token in a special way, so no entry under test is the first.
+    anchor = min(control) if control else tokenizer.encode(ANCHOR, add_special_tokens=False)[-1]
+    known = _decode(tokenizer, [anchor])
+    pairs = [[anchor, token] for token in range(count)]
+    texts = tokenizer.batch_decode(pairs, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    tokens = []
+    for token, text in enumerate(texts):
+        spelt = text.removeprefix(known)
+        tokens.append(spelt if spelt and BROKEN not in spelt else _as_bytes(tokenizer, token))
+    nothing = [0] * count
+    return Pieces("", tokens, nothing, list(nothing), [token in control for token in range(count)])
 
 
 def _boundaries(tokenizer: Any, ids: list[int], text: str) -> tuple[list[int], list[bool]]:

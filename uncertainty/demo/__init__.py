@@ -19,3 +19,8 @@ def demo_model_path() -> Path:
 def demo_data_path() -> Path:
     """Return the embedded held-out conversations, a ``.jsonl`` file in the ``messages`` format."""
     return _HERE / "data" / "held_out.jsonl"
+
+
+def demo_training_path() -> Path:
+    """Return the embedded conversations to fine-tune on, a ``.jsonl`` file in the ``messages`` format."""
+    return _HERE / "data" / "fine_tune.jsonl"

@@ -43,6 +43,7 @@ import random
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 from uncertainty.demo.facts import VALUE_OF, fact_name
@@ -52,6 +53,8 @@ from uncertainty.demo.words import ADJECTIVES_OF, END, MOOD_OF, SIGN_OF, join_wo
 HELD_OUT_SEED: Final = 2503
 HELD_OUT_CONVERSATIONS: Final = 128
 HELD_OUT_MODULUS: Final = 16
+FINE_TUNE_SEED: Final = 16511
+FINE_TUNE_CONVERSATIONS: Final = 512
 SECOND_QUESTION_PROBABILITY: Final = 0.35
 TOKEN_CLASSES: Final = ("structure", "copy", "arithmetic", "fact", "choice", "draw", "label")
 
@@ -109,6 +112,16 @@ def held_out_jsonl() -> str:
     """Return the text of ``data/held_out.jsonl``: `HELD_OUT_CONVERSATIONS` rows from `HELD_OUT_SEED`."""
     rows = generate(HELD_OUT_CONVERSATIONS, HELD_OUT_SEED, held_out=True)
     return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def fine_tune_jsonl() -> str:
+    """Return the text of ``data/fine_tune.jsonl``: `FINE_TUNE_CONVERSATIONS` rows that ask for facts.
+
+    A stand-in for post-training data: of all that the language has, the part that is left to be learnt, since the
+    embedded model knows its rules and only the facts that it was told often.
+    """
+    asked = (row for row in generate(20 * FINE_TUNE_CONVERSATIONS, FINE_TUNE_SEED) if "fact" in row["kind"])
+    return "".join(json.dumps(row) + "\n" for row in islice(asked, FINE_TUNE_CONVERSATIONS))
 
 
 def is_held_out(first_message: str) -> bool:

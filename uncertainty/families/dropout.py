@@ -7,6 +7,7 @@ flag, rate, hook and attention implementation is as before. ``model.train()`` is
 gradient checkpointing, layer drop and router jitter. Two ways of drawing:
 
 - ``keyed`` (default): masks from ``keyed.py``. A row's member depends on (seed, example, pass, site, position) only.
+  Its masks are ``iid`` (every pass draws anew) or ``balanced`` over the passes (``balanced.py``).
 - ``kernel``: the stock kernels' own dropout, from torch's generator seeded per forward. It may be faster on a GPU and
   is repeatable for a fixed batch plan only; its effective rate is the kernel's (fused attention kernels of recent GPUs
   round it to 8 or even 4 bits).
@@ -26,7 +27,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
 from uncertainty.errors import InputError
-from uncertainty.families import keyed
+from uncertainty.families import balanced, keyed
 from uncertainty.families.sites import Site, eval_mode, functional_dropout, plan_sites
 
 ATTENTION_NAME = "uncertainty_keyed"
@@ -36,6 +37,7 @@ BLOCKS = {"cpu": (1 << 18, 64), "cuda": (1 << 27, 256)}
 GATED = ("attention", "module")  # mechanisms that the kernel mode switches by a module's own flag and rate
 
 Rng = Literal["keyed", "kernel"]
+Masks = Literal["iid", "balanced"]
 
 
 class Rows(Protocol):
@@ -53,6 +55,10 @@ class Rows(Protocol):
     def starts(self) -> tuple[int, ...] | None:
         """The first real position of each row where rows are padded on the left, else None."""
 
+    @property
+    def total(self) -> int | None:
+        """How many passes the run has (K), where that is known."""
+
 
 @dataclass(frozen=True)
 class McDropout:
@@ -64,6 +70,9 @@ class McDropout:
         sites: ``native`` (all sites that the architecture has, the paper's setting), or one or several of
             ``attention``, ``residual``, ``embedding``, ``mlp``; what the architecture lacks is injected.
         rng: ``keyed`` or ``kernel``, see the module.
+        masks: ``iid``, the paper's setting, or ``balanced`` over the passes, which lowers the error (keyed only).
+        groups: of balanced masks, how many independent groups the passes are drawn in; None for the number that
+            ``balanced.group_sizes`` takes.
 
     Source: arXiv:2503.16511, section on Monte Carlo dropout (rate 0.1, 100 passes).
     """
@@ -71,6 +80,8 @@ class McDropout:
     rate: float = 0.1
     sites: str | tuple[str, ...] = "native"
     rng: Rng = "keyed"
+    masks: Masks = "iid"
+    groups: int | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.rate < 1.0:
@@ -79,6 +90,12 @@ class McDropout:
             raise InputError(f"--rate {self.rate} is too near 0 or 1; rates are multiples of 1/65536")
         if self.rng not in ("keyed", "kernel"):
             raise InputError(f"--rng {self.rng} is not known; choose keyed or kernel")
+        if self.masks not in ("iid", "balanced"):
+            raise InputError(f"--masks {self.masks} is not known; choose iid or balanced")
+        if self.masks == "balanced" and self.rng == "kernel":
+            raise InputError("--masks balanced needs masks of our own; give --rng keyed, or --masks iid")
+        if self.groups is not None and self.groups < 1:
+            raise InputError(f"{self.groups} groups of balanced masks are too few; give at least 1")
 
     @property
     def deterministic(self) -> bool:
@@ -122,15 +139,14 @@ class DropoutMembers:
     seed: int
     device: torch.device
     fired: dict[str, int] = field(default_factory=dict)
-    _keys: keyed.Keys | None = None
+    _keys: keyed.RowKeys | None = None
     _starts_R: Tensor | None = None
 
     @contextmanager
     def draw(self, rows: Rows) -> Iterator[None]:
         """Forward passes inside this context run these members, row by row; outside it the model is deterministic."""
         self.fired = dict.fromkeys((site.name for site in self.sites), 0)
-        examples = [keyed.name_key(name) for name in rows.ids]
-        self._keys = keyed.row_keys(self.seed, examples, rows.passes, self.device)
+        self._keys = self._row_keys(rows)
         self._starts_R = None if rows.starts is None else torch.tensor(rows.starts)
         try:
             with self._switched_on(rows):
@@ -155,6 +171,15 @@ class DropoutMembers:
             for module in gated:
                 module.training = False
 
+    def _row_keys(self, rows: Rows) -> keyed.RowKeys:
+        examples = [keyed.name_key(name) for name in rows.ids]
+        if self.family.masks == "iid":
+            return keyed.row_keys(self.seed, examples, rows.passes, self.device)
+        if rows.total is None or max(rows.passes) >= rows.total:
+            raise InputError(f"balanced masks need the number of passes: pass {max(rows.passes)} of {rows.total}")
+        sizes = balanced.group_sizes(rows.total, self.family.rate, self.family.groups)
+        return balanced.row_keys(self.seed, examples, rows.passes, sizes, self.device)
+
     @property
     def drawing(self) -> bool:
         """Whether forward passes are stochastic now."""
@@ -164,6 +189,17 @@ class DropoutMembers:
         """Sites that did not act in the forward passes since ``draw``."""
         return [name for name, count in self.fired.items() if count == 0]
 
+    def groups(self, passes: int) -> tuple[int, ...]:
+        """The group of each of ``passes`` passes; those of different groups are independent of each other.
+
+        Every pass is a group of its own under iid masks. So it is said to be under balanced masks in a single group:
+        their error is at most that of independent passes, and nothing within the group tells how much less.
+        """
+        sizes = [1] * passes
+        if self.family.masks == "balanced":
+            sizes = balanced.group_sizes(passes, self.family.rate, self.family.groups)
+        return tuple(range(passes)) if len(sizes) == 1 else tuple(g for g, n in enumerate(sizes) for _ in range(n))
+
     def report(self) -> dict[str, Any]:
         """What a run's record says of the family."""
         exact = keyed.exact_rate(self.family.rate) if self.family.rng == "keyed" else self.family.rate
@@ -171,6 +207,7 @@ class DropoutMembers:
             "family": "dropout",
             "rate": self.family.rate,
             "rng": self.family.rng,
+            "masks": self.family.masks,
             "sites": [site.record(exact) for site in self.sites],
         }
 
@@ -181,8 +218,8 @@ class DropoutMembers:
         self.fired[site.name] += 1
         if self.family.rng == "kernel":
             return nn.functional.dropout(x_RTD, self.family.rate, training=True)
-        keys = keyed.site_keys(self._site_keys(), keyed.name_key(site.name))
-        rows, width = len(keys.first_R), x_RTD.shape[-1]
+        keys = self._keys_at(site)
+        rows, width = keys.rows, x_RTD.shape[-1]
         length = x_RTD.numel() // (rows * width)
         keep = keyed.keep_features(keys, length, width, self.family.rate, self._starts_R)
         # Some layers (OPT's) flatten rows and positions; rows come first either way.
@@ -190,15 +227,14 @@ class DropoutMembers:
 
     def keep_attention(self, site: Site, heads: int, rows: slice, block: range) -> Tensor:
         """Which attention weights of some rows and a block of queries survive; keys up to the end of the block."""
-        keys = keyed.site_keys(self._site_keys(), keyed.name_key(site.name))
-        part = keyed.Keys(keys.first_R[rows], keys.second_R[rows])
+        keys = self._keys_at(site)
         starts_R = None if self._starts_R is None else self._starts_R[rows]
-        return keyed.keep_attention(part, heads, block, block.stop, self.family.rate, starts_R)
+        return keyed.keep_attention(keys.part(rows), heads, block, block.stop, self.family.rate, starts_R)
 
-    def _site_keys(self) -> keyed.Keys:
+    def _keys_at(self, site: Site) -> keyed.RowKeys:
         if self._keys is None:
             raise RuntimeError("no members are drawn")
-        return self._keys
+        return self._keys.at_site(keyed.name_key(site.name))
 
 
 # Attention modules in use now, by id: the registered attention function finds its members here.

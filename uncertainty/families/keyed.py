@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -34,18 +34,66 @@ class Keys(NamedTuple):
     first_R: Tensor
     second_R: Tensor
 
+    @property
+    def rows(self) -> int:
+        """R."""
+        return len(self.first_R)
+
+    @property
+    def device(self) -> torch.device:
+        """Where masks are made."""
+        return self.first_R.device
+
+    def at_site(self, site_key: int) -> Keys:
+        """The same rows' keys at one site."""
+        return site_keys(self, site_key)
+
+    def part(self, rows: slice) -> Keys:
+        """The keys of some of the rows."""
+        return Keys(*(part[rows] for part in self))
+
+    def lanes(self, counters: Tensor) -> Tensor:
+        """``counters [..., C]`` -> int16 ``[R, ..., 4 C]``: four uniform numbers of each counter under a row's key."""
+        return draw(counters, self.first_R, self.second_R).view(torch.int16)
+
+
+class RowKeys(Protocol):
+    """Keys of rows, however their passes hang together: ``Keys`` here, ``balanced.Keys``."""
+
+    @property
+    def rows(self) -> int:
+        """R."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where masks are made."""
+
+    def at_site(self, site_key: int) -> RowKeys:
+        """The same rows' keys at one site."""
+
+    def part(self, rows: slice) -> RowKeys:
+        """The keys of some of the rows."""
+
+    def lanes(self, counters: Tensor) -> Tensor:
+        """``counters [..., C]`` -> int16 ``[R, ..., 4 C]``, each uniform and independent of the others of its row."""
+
 
 def name_key(name: str) -> int:
     """A signed 64-bit key of a name (an example id, a site), the same on every machine."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little", signed=True)
 
 
-def row_keys(seed: int, example_keys: Sequence[int], passes: Sequence[int], device: torch.device) -> Keys:
-    """Keys of rows: row r is pass ``passes[r]`` of the example whose ``name_key`` is ``example_keys[r]``."""
+def row_keys(
+    seed: int, example_keys: Sequence[int], passes: Sequence[int], device: torch.device, domain: str = ""
+) -> Keys:
+    """Keys of rows: row r is pass ``passes[r]`` of the example whose ``name_key`` is ``example_keys[r]``.
+
+    Rows under another ``domain`` are independent of these.
+    """
     example_R = torch.tensor(example_keys, dtype=torch.int64, device=device)
     pass_R = torch.tensor(passes, dtype=torch.int64, device=device)
     first_R, second_R = (
-        _absorb(_absorb(torch.full_like(example_R, name_key(f"seed {seed} key {i}")), example_R), pass_R)
+        _absorb(_absorb(torch.full_like(example_R, name_key(f"seed {seed}{domain} key {i}")), example_R), pass_R)
         for i in range(2)
     )
     return Keys(first_R, second_R)
@@ -67,7 +115,7 @@ def exact_rate(rate: float) -> float:
 
 
 def keep_attention(
-    keys: Keys, heads: int, queries: range, length: int, rate: float, starts_R: Tensor | None = None
+    keys: RowKeys, heads: int, queries: range, length: int, rate: float, starts_R: Tensor | None = None
 ) -> Tensor:
     """Which attention weights survive.
 
@@ -82,7 +130,7 @@ def keep_attention(
     Returns:
         bool ``[R, H, len(queries), T]``.
     """
-    device = keys.first_R.device
+    device = keys.device
     head_H11 = torch.arange(heads, device=device)[:, None, None] << (2 * _FIELD)
     if starts_R is None:
         query_Q1 = torch.arange(queries.start, queries.stop, device=device)[:, None] << _FIELD
@@ -95,24 +143,28 @@ def keep_attention(
     return torch.stack(rows)
 
 
-def keep_features(keys: Keys, length: int, width: int, rate: float, starts_R: Tensor | None = None) -> Tensor:
+def keep_features(keys: RowKeys, length: int, width: int, rate: float, starts_R: Tensor | None = None) -> Tensor:
     """Which elements of a ``[R, T, D]`` activation survive; bool of that shape. Arguments as ``keep_attention``."""
-    position_T1 = torch.arange(length, device=keys.first_R.device)[:, None] << _FIELD
+    position_T1 = torch.arange(length, device=keys.device)[:, None] << _FIELD
     keep_RTD = _keep(keys, position_T1, width, rate)
     if starts_R is None:
         return keep_RTD
     return torch.stack([torch.roll(row, start, 0) for row, start in zip(keep_RTD, starts_R.tolist(), strict=True)])
 
 
-def _keep(keys: Keys, counters: Tensor, width: int, rate: float) -> Tensor:
+def _keep(keys: RowKeys, counters: Tensor, width: int, rate: float) -> Tensor:
     """``counters [..., 1]`` times ``width`` neighbours -> bool ``[R, ..., width]``."""
     if width > MAX_COORDINATE:
         raise ValueError(f"a masked dimension of {width} is wider than the generator's {MAX_COORDINATE}")
     groups = torch.arange((width + LANES - 1) // LANES, device=counters.device)
-    shape = (-1,) + (1,) * counters.dim()
-    draws = _mix(counters | groups, keys.first_R.view(shape), keys.second_R.view(shape))
     # Two's complement: the lane's 16 bits read as a signed number, so the threshold is shifted by 2^15.
-    return (draws.view(torch.int16) >= threshold(rate) - RESOLUTION // 2)[..., :width]
+    return (keys.lanes(counters | groups) >= threshold(rate) - RESOLUTION // 2)[..., :width]
+
+
+def draw(counters: Tensor, first_R: Tensor, second_R: Tensor) -> Tensor:
+    """``counters [...]`` -> ``[R, ...]`` int64: 64 random bits of each counter under each row's key."""
+    shape = (-1,) + (1,) * counters.dim()
+    return _mix(counters, first_R.view(shape), second_R.view(shape))
 
 
 def _mix(counter: Tensor, first: Tensor, second: Tensor) -> Tensor:
