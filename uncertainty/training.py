@@ -210,12 +210,12 @@ def _opened(state: PartialState, out: Path, info: RunInfo, overwrite: bool) -> I
     """The run folder; only the first process holds its lock and writes."""
     held: list[TrainFolder] = []
 
-    def open_it() -> RunInfo:
+    def open_it() -> tuple[RunInfo, bool]:
         held.append(TrainFolder.open(out, info, overwrite=overwrite))
-        return held[0].info
+        return held[0].info, held[0].resumed
 
-    known = on_main(state, open_it)
-    folder = held[0] if held else TrainFolder(out, None, known, resumed=True)
+    known, resumed = on_main(state, open_it)
+    folder = held[0] if held else TrainFolder(out, None, known, resumed=resumed)
     with folder:
         yield folder
 
