@@ -176,10 +176,14 @@ def run_facts(info: RunInfo) -> str:
     resolved: dict[str, Any] = info.settings | info.record.get("resolved", {})
     model = name_of(info.record.get("model", resolved.get("model", "")))
     dataset = name_of(info.record.get("dataset", resolved.get("dataset", "")))
+    family = info.settings.get("family")
+    name = family.get("family", "dropout") if isinstance(family, dict) else "dropout"
+    if name.endswith("-ensemble"):  # whose members are given, not drawn
+        resolved |= {"rate": None, "sites": None, "seed": None}
     known = [
         (f"model {model}", model),
         (f"data {dataset}", dataset),
-        (f"{resolved.get('passes')} dropout passes", resolved.get("passes")),
+        (f"{resolved.get('passes')} {name} passes", resolved.get("passes")),
         (f"rate {resolved.get('rate')}", resolved.get("rate")),
         (f"sites {_listed(resolved.get('sites'))}", resolved.get("sites")),
         (f"seed {resolved.get('seed')}", resolved.get("seed")),

@@ -123,6 +123,7 @@ def run_facts_table(run: RunData) -> list[tuple[str, str]]:
     resolved: dict[str, Any] = info.settings | _part(record, "resolved")
     model = _part(info.settings, "model") | _part(record, "model")
     data = _part(info.settings, "data")
+    name = _part(info.settings, "family").get("family", "dropout")
     facts = [
         ("model", model.get("name") or model.get("id")),
         ("architecture", _joined(model.get("architecture"), _thousands(model.get("parameters"), "parameters"))),
@@ -133,9 +134,9 @@ def run_facts_table(run: RunData) -> list[tuple[str, str]]:
         ("template", _part(data, "template").get("name")),
         ("longest example", _thousands(data.get("max_length"), "tokens")),
         ("only the first", _thousands(resolved.get("limit"), "rows")),
-        ("dropout passes", resolved.get("passes")),
-        ("dropout", dropout_summary(info)),
-        ("seed", resolved.get("seed")),
+        (f"{name} passes", resolved.get("passes")),
+        (name, dropout_summary(info)),
+        ("seed", None if name.endswith("-ensemble") else resolved.get("seed")),
         ("skipped rows", skipped_summary(info)),
         ("reference for RHO", run.reference),
         ("run folder", run.path),

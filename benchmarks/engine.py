@@ -14,20 +14,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))  # the script's neighbours, wherever it is started from
+import machine  # noqa: E402
+
 ENGINE = "engine"
 
 
@@ -116,19 +115,13 @@ def measure(case_name: str, variant: str, *, device: str, passes: int) -> dict[s
     )
     with torch.inference_mode():  # the first forward of a process sets up kernels and thread pools
         model(input_ids=torch.tensor([ids[0][:8]], device=model.device), use_cache=False)
-    cuda = model.device.type == "cuda"
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak that building the model left
-    before = torch.cuda.memory_allocated() if cuda else _memory("VmRSS")
-    started = time.perf_counter()
-    work()
-    if cuda:
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - started
-    peak = torch.cuda.max_memory_allocated() if cuda else _memory("VmHWM")
-    return {"seconds": seconds, "peak_bytes": peak - before}
+    with machine.peak_memory(model.device.type) as peak:
+        started = time.perf_counter()
+        work()
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+    return {"seconds": seconds, "peak_bytes": peak.bytes}
 
 
 def build(case: Case, device: str) -> Any:
@@ -187,7 +180,6 @@ def hand_work(
     variant: str, model: Any, ids: list[list[int]], scored: list[list[bool]], passes: int
 ) -> Callable[[], Any]:
     """One of the loops of ``hand_written.py`` at a batch size."""
-    sys.path.insert(0, str(HERE))
     import hand_written
 
     name, size, *everywhere = variant.split("-")
@@ -222,35 +214,10 @@ def table(name: str, case: Case, found: dict[str, list[dict[str, float]]], passe
 
 def save(options: argparse.Namespace, cases: dict[str, Case], results: dict[str, Any], text: str) -> None:
     """Write the figures with hardware, versions and date."""
-    import torch
-
-    where = {
-        "date": date.today().isoformat(),
-        "device": torch.cuda.get_device_name() if options.device != "cpu" else _processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("torch", "transformers", "numpy")},
-        "passes": options.passes,
-        "rounds": options.rounds,
-    }
-    folder = HERE / "results"
-    folder.mkdir(exist_ok=True)
+    where = machine.facts(options.device, ("torch", "transformers", "numpy"))
+    where |= {"passes": options.passes, "rounds": options.rounds}
     content = {"where": where, "cases": {name: vars(case) for name, case in cases.items()}, "results": results}
-    (folder / f"{options.save}.json").write_text(json.dumps(content, indent=1) + "\n")
-    facts = "\n".join(f"- {key}: {value}" for key, value in where.items())
-    (folder / f"{options.save}.md").write_text(f"# benchmarks/engine.py\n\n{facts}\n\n{text}\n")
-
-
-def _memory(name: str) -> int:
-    """A line of this process's status in bytes: VmRSS is what is resident now, VmHWM its highest so far."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    machine.save(options.save, "benchmarks/engine.py", content, text)
 
 
 if __name__ == "__main__":

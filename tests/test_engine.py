@@ -15,6 +15,7 @@ from uncertainty.data.render import Example
 from uncertainty.engine import Budget, Rows, calibrate, predicted_peak, score
 from uncertainty.errors import InputError
 from uncertainty.families.dropout import McDropout
+from uncertainty.families.weight_noise import WeightNoise
 from uncertainty.model import vocabulary_size
 from uncertainty.scores import MEASURE_COLUMNS
 
@@ -260,3 +261,31 @@ def test_calibration_measures_a_positive_time(tiny_model):
     speed = calibrate(model, collate(examples(model, 1)), McDropout(), passes=10, seed=0, budget=WIDE)
     assert speed.seconds_per_row_token > 0
     assert speed.seconds_per_completion_token > 0
+
+
+def test_an_ensemble_is_asked_for_each_member_once_and_cannot_stop_early(tiny_model):
+    class Ensemble(McDropout):
+        n_members = 3
+
+    model = tiny_model("llama")
+    with pytest.raises(InputError, match="--passes 4 is not the number of members, 3; each is drawn once"):
+        list(score(model, [], Ensemble(), passes=4))
+    with pytest.raises(InputError, match="--target-se cannot stop early: an ensemble has as many members as it has"):
+        engine.look_ends(model, Ensemble(), 3)
+
+
+def test_the_window_of_members_that_are_drawn_one_at_a_time_is_bounded_and_predicted(tiny_model):
+    model = tiny_model("llama")
+    budget = Budget(2000, 1 << 20, hidden_bytes=11 * 32 * 4 * 50)
+    assert budget.window_tokens(model, passes=10) == 50
+    peak = predicted_peak(model, [(1, 20, 10)], passes=10, budget=budget, window_tokens=50, member_bytes=7)
+    assert peak["hidden states"] == budget.hidden_bytes
+    assert peak["members"] == 7
+
+
+def test_drawing_a_member_is_timed_where_members_are_drawn_one_at_a_time(tiny_model):
+    model = tiny_model("llama")
+    batch = collate(examples(model, 1))
+    speed = calibrate(model, batch, WeightNoise(0.1), passes=10, seed=0, budget=WIDE)
+    assert speed.seconds_per_member > 0
+    assert calibrate(model, batch, McDropout(), passes=10, seed=0, budget=WIDE).seconds_per_member == 0

@@ -40,6 +40,14 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "uncertainty.selection": ("uncertainty.selection_rules", "uncertainty.selection_signals"),
     "uncertainty.running_quantile": ("uncertainty.selection",),
     "uncertainty.families.*": ("uncertainty.families.*",),
+    "uncertainty.families.adapter_ensemble": (
+        "uncertainty.families.*", "uncertainty.adapters", "uncertainty.lora", "uncertainty.model",
+    ),
+    "uncertainty.families.checkpoint_ensemble": (
+        "uncertainty.families.*", "uncertainty.adapters", "uncertainty.head", "uncertainty.loading",
+        "uncertainty.model",
+    ),
+    "uncertainty.family_choice": ("uncertainty.families.*", "uncertainty.engine", "uncertainty.settings"),
     "uncertainty.data.*": ("uncertainty.data.*",),
     "uncertainty.demo.*": ("uncertainty.demo.*",),
     # the score table and its folder on disk
@@ -51,7 +59,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "uncertainty.run_folder": (
         "uncertainty.durable", "uncertainty.run_info", "uncertainty.scores", "uncertainty.score_tables",
     ),
-    "uncertainty.summary": ("uncertainty.scores",),
+    "uncertainty.summary": ("uncertainty.scores", "uncertainty.stopping"),
     # what the trainer selected, step by step; and the model in its middle scored like any other
     "uncertainty.token_classes": (),
     "uncertainty.curriculum": ("uncertainty.token_classes",),
@@ -63,8 +71,13 @@ FLOORS: dict[str, tuple[str, ...]] = {
     # the engine and the trainer never meet
     "uncertainty.engine": (
         "uncertainty.measures", "uncertainty.measure_columns", "uncertainty.scores", "uncertainty.model",
-        "uncertainty.data.batches",
+        "uncertainty.data.batches", "uncertainty.adaptive", "uncertainty.stopping", "uncertainty.head",
     ),
+    "uncertainty.pass_curve": (
+        "uncertainty.engine", "uncertainty.measures", "uncertainty.estimators", "uncertainty.data.batches",
+    ),
+    "uncertainty.stopping": (),
+    "uncertainty.adaptive": ("uncertainty.stopping", "uncertainty.data.batches"),
     "uncertainty.preflight": ("uncertainty.engine", "uncertainty.model", "uncertainty.data.*"),
     "uncertainty.four_bit": (),
     "uncertainty.lora": ("uncertainty.model",),
@@ -92,18 +105,62 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "uncertainty.objectives": ("uncertainty.terms",),
     "uncertainty.vocabulary_chunks": ("uncertainty.head", "uncertainty.terms"),
     "uncertainty.token_losses": ("uncertainty.head", "uncertainty.terms", "uncertainty.vocabulary_chunks"),
-    "uncertainty.trainer": ("uncertainty.objectives", "uncertainty.model", "uncertainty.data.*"),
+    # the trainer: one optimizer step, then one run; it and the engine never meet but in a run's probe
+    "uncertainty.student": ("uncertainty.batch_hidden", "uncertainty.data.*"),
+    "uncertainty.training_data": ("uncertainty.data.*",),
+    "uncertainty.step_record": ("uncertainty.curriculum", "uncertainty.token_losses", "uncertainty.training_data"),
+    "uncertainty.trainer": (
+        "uncertainty.objectives", "uncertainty.terms", "uncertainty.token_losses", "uncertainty.student",
+        "uncertainty.reference", "uncertainty.lora", "uncertainty.batch_hidden", "uncertainty.selection",
+        "uncertainty.selection_rules", "uncertainty.selection_signals", "uncertainty.running_quantile",
+        "uncertainty.training_data", "uncertainty.step_record", "uncertainty.curriculum", "uncertainty.checkpoints",
+        "uncertainty.data.*",
+    ),
+    "uncertainty.trainer_checks": ("uncertainty.trainer", "uncertainty.batch_hidden", "uncertainty.data.*"),
+    "uncertainty.sft": (
+        "uncertainty.trainer", "uncertainty.objectives", "uncertainty.token_losses", "uncertainty.student",
+        "uncertainty.reference", "uncertainty.selection_rules", "uncertainty.running_quantile",
+        "uncertainty.training_data", "uncertainty.step_record", "uncertainty.data.*",
+    ),
+    "uncertainty.train_settings": ("uncertainty.settings", "uncertainty.demo"),
+    "uncertainty.train_folder": ("uncertainty.durable", "uncertainty.run_info"),
+    "uncertainty.checkpoints": ("uncertainty.durable", "uncertainty.run_info", "uncertainty.train_folder"),
+    "uncertainty.provenance": (),
+    "uncertainty.training_setup": (
+        "uncertainty.train_settings", "uncertainty.objectives", "uncertainty.terms", "uncertainty.token_losses",
+        "uncertainty.selection_rules", "uncertainty.lora", "uncertainty.batch_hidden", "uncertainty.training_data",
+        "uncertainty.data.*",
+    ),
+    "uncertainty.training_inputs": (
+        "uncertainty.train_settings", "uncertainty.prepare", "uncertainty.model", "uncertainty.provenance",
+        "uncertainty.reference_shards", "uncertainty.run_info", "uncertainty.scores", "uncertainty.training_data",
+        "uncertainty.data.*",
+    ),
+    "uncertainty.training_callbacks": (
+        "uncertainty.train_settings", "uncertainty.train_folder", "uncertainty.prepare", "uncertainty.probe",
+    ),
+    "uncertainty.training_progress": (),
+    "uncertainty.training": (
+        "uncertainty.train_settings", "uncertainty.train_folder", "uncertainty.training_inputs",
+        "uncertainty.training_setup", "uncertainty.training_callbacks", "uncertainty.training_data",
+        "uncertainty.trainer", "uncertainty.trainer_checks", "uncertainty.checkpoints", "uncertainty.curriculum",
+        "uncertainty.curriculum_rows", "uncertainty.token_classes", "uncertainty.objectives", "uncertainty.terms",
+        "uncertainty.selection_rules", "uncertainty.reference", "uncertainty.reference_cache",
+        "uncertainty.reference_choice", "uncertainty.batch_hidden", "uncertainty.lora", "uncertainty.loading",
+        "uncertainty.model", "uncertainty.prepare", "uncertainty.run_info", "uncertainty.scores",
+        "uncertainty.data.*",
+    ),
     # one run: what is asked, what is read, what is done
-    "uncertainty.settings": ("uncertainty.demo", "uncertainty.measure_columns"),
+    "uncertainty.settings": ("uncertainty.demo", "uncertainty.measure_columns", "uncertainty.stopping"),
     "uncertainty.prepare": (
         "uncertainty.settings", "uncertainty.data.*", "uncertainty.loading", "uncertainty.model",
         "uncertainty.scores",
     ),
     "uncertainty.scoring": (
         "uncertainty.settings", "uncertainty.prepare", "uncertainty.data.*", "uncertainty.model",
-        "uncertainty.measure_columns", "uncertainty.families.*", "uncertainty.loading", "uncertainty.preflight", "uncertainty.engine",
+        "uncertainty.measure_columns", "uncertainty.family_choice", "uncertainty.loading", "uncertainty.preflight", "uncertainty.engine",
         "uncertainty.run_info", "uncertainty.scores",
-        "uncertainty.score_schema", "uncertainty.score_tables", "uncertainty.run_folder",
+        "uncertainty.score_schema", "uncertainty.score_tables", "uncertainty.run_folder", "uncertainty.provenance",
     ),
     "uncertainty": ("uncertainty.settings", "uncertainty.scoring", "uncertainty.scores"),
     # commands: everything beside them, and nothing of each other but the front end
@@ -111,6 +168,10 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "uncertainty.cli.yaml_file": (),
     "uncertainty.cli.options": ("uncertainty.cli.fields", "uncertainty.cli.yaml_file"),
     "uncertainty.cli.*": ("uncertainty.*", "-uncertainty.cli.*", "uncertainty.cli.options"),
+    # options of model and data are unc-score's
+    "uncertainty.cli.train": (
+        "uncertainty.*", "-uncertainty.cli.*", "uncertainty.cli.options", "uncertainty.cli.score",
+    ),
     # the reader of score tables, and the commands that score and draw; kinds of tokens must mean the same in a report
     # and in the trainer's record of what it selected, so both take them from one place
     "analysis.*": ("analysis.*", "-analysis.cli.*", "uncertainty.scores", "uncertainty.token_classes"),
@@ -122,6 +183,11 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "analysis.*", "-analysis.cli.*", "uncertainty.scores", "uncertainty.cli.options", "uncertainty.cli.score",
         "uncertainty.settings", "uncertainty.prepare", "uncertainty.scoring",
     ),
+    "analysis.cli.convergence": (
+        "analysis.*", "-analysis.cli.*", "uncertainty.scores", "uncertainty.cli.options", "uncertainty.cli.score",
+        "uncertainty.settings", "uncertainty.prepare", "uncertainty.scoring", "uncertainty.pass_curve",
+        "uncertainty.data.batches",
+    ),
     "figures.*": (
         "figures.*", "analysis.*", "-analysis.cli.*", "uncertainty", "uncertainty.scores", "uncertainty.cli.options",
     ),
@@ -130,11 +196,12 @@ FLOORS: dict[str, tuple[str, ...]] = {
 
 MODEL_LIBRARIES = ("torch", "transformers", "accelerate", "peft")
 WITHOUT_MODEL_LIBRARIES = (
-    "uncertainty.measure_columns",
+    *("uncertainty.measure_columns", "uncertainty.stopping"),
     *("uncertainty.errors", "uncertainty.durable", "uncertainty.run_info", "uncertainty.scores"),
     *("uncertainty.score_schema", "uncertainty.score_tables", "uncertainty.run_folder", "uncertainty.summary"),
     *("uncertainty.settings", "uncertainty.cli.fields", "uncertainty.cli.options", "uncertainty.cli.yaml_file"),
     *("uncertainty.selection_rules", "uncertainty.selection_schedule"),
+    *("uncertainty.train_settings", "uncertainty.train_folder", "uncertainty.checkpoints", "uncertainty.provenance"),
     *("uncertainty.token_classes", "uncertainty.curriculum", "uncertainty.curriculum_rows"),
     "analysis.*",
 )
@@ -151,6 +218,7 @@ WHOLE = {
     "tests/test_explorer_page.py": "the explorer's page in a browser",
     "tests/figures/test_scripts.py": "every figure script, from a run to its picture",
     "tests/test_fixed_point.py": "where training by each selection comes to rest, through the real objectives",
+    "tests/families/test_contract.py": "what every stochastic family must keep",
     "tests/families/test_balanced_scores.py": "balanced masks from the command to the scores",
     "tests/test_demo_run.py": "the embedded run against the truth of its language",
 }

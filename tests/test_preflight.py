@@ -1,13 +1,19 @@
 """Nothing is scored before the model and the family have proved themselves on one example."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
-from conftest import TINY
+from adapter_folders import SMALL, bare_model
+from conftest import TINY, save_tiny
 from random_examples import examples
 
 from uncertainty.data.batches import collate
 from uncertainty.errors import InputError
+from uncertainty.families.adapter_ensemble import AdapterEnsemble, adapter_members
 from uncertainty.families.dropout import McDropout
+from uncertainty.families.weight_noise import WeightNoise
+from uncertainty.lora import attach_lora
 from uncertainty.preflight import check_family, probe_batch
 
 
@@ -59,3 +65,40 @@ def test_an_overflowing_example_is_not_what_the_checks_run_on():
     order[0].input_ids[0] = 2
     with pytest.raises(InputError, match="gives results that are not finite in float32; try --dtype bfloat16"):
         probe_batch(model, rows)
+
+
+def test_adapters_that_do_nothing_are_refused(tmp_path):
+    base = save_tiny("llama", tmp_path)
+    for seed in range(2):
+        attach_lora(bare_model(base), SMALL, seed=seed).save_pretrained(tmp_path / f"fresh-{seed}")
+    family = AdapterEnsemble(adapter_members([str(tmp_path / f"fresh-{seed}") for seed in range(2)], str(base)))
+    model = bare_model(base)
+    with pytest.raises(InputError, match=r"2 members of LlamaForCausalLM are equal: .*give --members that differ"):
+        check_family(model, collate(examples(model, 1)), family)
+
+
+def test_a_family_that_leaves_the_model_changed_is_refused():
+    class Careless(WeightNoise):
+        @contextmanager
+        def active(self, model, *, seed=0):
+            with super().active(model, seed=seed) as members:
+                yield members
+            model.model.norm.weight.data.mul_(1.5)
+
+    model = TINY["llama"]()
+    with pytest.raises(InputError, match="is not as it was before its members were drawn"):
+        check_family(model, collate(examples(model, 1)), Careless(0.1))
+
+
+def test_a_member_that_is_another_when_drawn_again_is_refused():
+    class Forgetful(WeightNoise):
+        @contextmanager
+        def active(self, model, *, seed=0):
+            with super().active(model, seed=seed) as members:
+                make = members._make
+                members._make = lambda number: (setattr(members, "seed", members.seed + 1), make(number))
+                yield members
+
+    model = TINY["llama"]()
+    with pytest.raises(InputError, match="two draws of one member differ by"):
+        check_family(model, collate(examples(model, 1)), Forgetful(0.1))

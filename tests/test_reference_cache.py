@@ -244,3 +244,13 @@ def test_a_bias_of_the_head_is_kept(tmp_path):
     cache = CachedReference(tmp_path / "cache")
     hidden_ND = predicting_hidden(model, collate(EXAMPLES[:2])).detach()
     assert torch.equal(readout(cache.model, hidden_ND), readout(model, hidden_ND))
+
+
+def test_an_example_without_targets_has_no_state_and_need_not_be_cached(tmp_path):
+    make(tmp_path / "cache")
+    cache = CachedReference(tmp_path / "cache")
+    stand_in = Example("stand-in", [5, 6], [True, False], [], False, [])
+    nothing = cache.hidden(collate([stand_in]))
+    assert (nothing.shape, nothing.dtype) == ((0, cache.settings["hidden_size"]), torch.float32)
+    both = cache.hidden(collate([stand_in, EXAMPLES[2]]))
+    assert torch.equal(both, cache.hidden(collate([EXAMPLES[2]])))

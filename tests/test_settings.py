@@ -30,9 +30,19 @@ def test_the_defaults_are_the_papers_setting():
         ({"tokens_per_batch": 0}, "--tokens-per-batch 0 is too small"),
         ({"shard_examples": 0}, "--shard-examples 0 is too small"),
         ({"keep_columns": "level"}, "keep_columns is the text 'level'; give a tuple"),
+        ({"family": "swag"}, "--family swag is not known; choose one of dropout, adapter-ensemble"),
+        ({"family": "adapter-ensemble"}, "--family adapter-ensemble needs at least 2 --members, .* and has 0"),
+        ({"family": "checkpoint-ensemble", "members": ("a",)}, "needs at least 2 --members, .* and has 1"),
+        ({"family": "adapter-ensemble", "members": ("a", "b"), "passes": 5}, "--passes 5, but 2 --members are given"),
+        ({"members": "a,b"}, "members is the text 'a,b'; give a tuple of folders"),
         ({"vocabulary": "all"}, "--vocabulary all is not known; choose model or tokenizer"),
     ],
 )
 def test_settings_that_cannot_be_right_are_named(given, words):
     with pytest.raises(InputError, match=words):
         check_settings(ScoreSettings(**given))
+
+
+def test_an_ensemble_has_a_pass_for_each_member():
+    assert ScoreSettings(family="adapter-ensemble", members=("a", "b", "c")).passes == 3
+    assert ScoreSettings(family="weight-noise").passes == 100

@@ -7,6 +7,9 @@ The member axis is carried by final hidden states, not by logits. The backbone r
 states at positions that predict completion tokens are kept (``hidden_KND``); the vocabulary is then read out for a few
 tokens at a time, all members together, under a byte budget. So every measure is its formula on a whole
 ``log_probs_KMV`` block, and peak memory does not grow with K * N * V.
+
+Where members cannot share a forward (ensembles, weight noise) drawing one is dear, so each runs over many batches, as
+many as the budget for hidden states allows, before the next is drawn.
 """
 
 from __future__ import annotations
@@ -17,22 +20,28 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from uncertainty import measures
+from uncertainty.adaptive import score_in_rounds
 from uncertainty.data.batches import IGNORE, Batch, predictors, targets
 from uncertainty.errors import InputError
+from uncertainty.head import Head, logits_of
 from uncertainty.measure_columns import ALL_COLUMNS, columns_of
 from uncertainty.model import final_hidden, hidden_size, readout, vocabulary_size
 from uncertainty.scores import TokenScores
+from uncertainty.stopping import TargetError, round_ends
 
 READOUT_BYTES = {"cpu": 128 << 20, "cuda": 2 << 30}  # one slice of logits, all members together
 TOKENS_PER_BATCH = {"cpu": 8192, "cuda": 32768}
+HIDDEN_BYTES = {"cpu": 1 << 30, "cuda": 4 << 30}  # states of all members of the batches that are worked on together
 OFF = (-1,)  # the passes of a deterministic forward
+
+T = TypeVar("T")
 
 
 class Rows(NamedTuple):
@@ -51,8 +60,11 @@ class Rows(NamedTuple):
 class Members(Protocol):
     """What a family offers inside its context."""
 
-    def draw(self, rows: Rows) -> AbstractContextManager[None]:
-        """Inside this context forward passes run these members, row by row; outside it the deterministic model."""
+    def draw(self, rows: Rows) -> AbstractContextManager[Any]:
+        """Inside this context forward passes run these members, row by row; outside it the deterministic model.
+
+        It gives the model to run, or None for the one that was made ready.
+        """
 
     def groups(self, passes: int) -> tuple[int, ...]:
         """The group of each of ``passes`` passes, consecutive; those of different groups are independent."""
@@ -60,8 +72,11 @@ class Members(Protocol):
     def silent_sites(self) -> list[str]:
         """Sites that did not act in the forward passes since ``draw``; empty when all did."""
 
+    def heads(self, passes: int) -> Sequence[Head] | None:
+        """The vocabulary head of each member, all of which were drawn; None where all have the model's own."""
+
     def report(self) -> dict[str, Any]:
-        """What a run's record says of the family."""
+        """What a run's record says of the family, under ``family`` its name."""
 
 
 class StochasticFamily(Protocol):
@@ -75,6 +90,17 @@ class StochasticFamily(Protocol):
     def keyed(self) -> bool:
         """A member depends on (seed, example, pass) only, not on which rows share its forward."""
 
+    @property
+    def shares_forward(self) -> bool:
+        """Rows of one forward may be of different passes; else members are drawn one at a time."""
+
+    @property
+    def n_members(self) -> int | None:
+        """How many members there are to draw, each once; None for as many as are asked for."""
+
+    def member_bytes(self, model: Any) -> int:
+        """Bytes that members take beside the model."""
+
     def active(self, model: Any, *, seed: int = 0) -> AbstractContextManager[Members]:
         """Make the model ready to draw members."""
 
@@ -86,16 +112,23 @@ class Budget:
     Attributes:
         tokens_per_batch: rows times length of one forward pass.
         readout_bytes: bytes of one read-out slice, all members together.
+        hidden_bytes: bytes of the hidden states of all members of the batches that run together, where members are
+            drawn one at a time.
     """
 
     tokens_per_batch: int
     readout_bytes: int
+    hidden_bytes: int = HIDDEN_BYTES["cpu"]
 
     @staticmethod
     def for_device(device: torch.device, tokens_per_batch: int | None = None) -> Budget:
         """The defaults of a kind of device."""
         kind = device.type if device.type in TOKENS_PER_BATCH else "cuda"
-        return Budget(tokens_per_batch or TOKENS_PER_BATCH[kind], READOUT_BYTES[kind])
+        return Budget(tokens_per_batch or TOKENS_PER_BATCH[kind], READOUT_BYTES[kind], HIDDEN_BYTES[kind])
+
+    def window_tokens(self, model: Any, passes: int) -> int:
+        """Completion tokens whose states of all members, and of the deterministic pass, fit ``hidden_bytes``."""
+        return self.hidden_bytes // ((passes + 1) * hidden_size(model) * (torch.finfo(model.dtype).bits // 8))
 
 
 def score(
@@ -108,6 +141,7 @@ def score(
     budget: Budget | None = None,
     vocabulary: int | None = None,
     measures: Sequence[str] = (),
+    target: TargetError | None = None,
 ) -> Iterator[TokenScores]:
     """Score every completion token of every batch: one deterministic pass and ``passes`` members.
 
@@ -120,29 +154,85 @@ def score(
         budget: memory bounds; None takes the device's defaults.
         vocabulary: read out only the first so many tokens (the tokenizer's, where the logits are padded).
         measures: what to compute beside the columns of every run, names of ``measure_columns.ADDED_COLUMNS``.
+        target: draw an example's passes in rounds and stop where its error is small enough; ``passes`` is the most.
 
     Yields:
         the scores of one batch at a time, examples in the batch's order. Where the forward pass runs out of memory
-        the number of rows per forward is halved and the work goes on.
+        the number of rows per forward is halved and the work goes on. Where members are drawn one at a time, the
+        batches of a window come together.
 
     Raises:
-        InputError: ``passes`` is below 1, or a single row does not fit into memory.
+        InputError: ``passes`` is below 1 or not the number of members of an ensemble, a single row does not fit into
+            memory, or the family's members cannot be drawn in rounds.
     """
     if passes < 1:
         raise InputError(f"--passes {passes} is too few; give at least 1 (the paper's setting is 100)")
+    if family.n_members not in (None, passes):
+        raise InputError(f"--passes {passes} is not the number of members, {family.n_members}; each is drawn once")
     budget = budget or Budget.for_device(next(model.parameters()).device)
     with family.active(model, seed=seed) as members:
-        loop = _Loop(model, members, family.keyed, budget, vocabulary, tuple(measures))
+        loop = _Loop(model, members, family.keyed, budget, vocabulary, tuple(measures), family.shares_forward)
+        ends = (passes,) if target is None else _round_ends(members, family, passes)
+        if family.shares_forward or target is not None:
+            for batch in batches:
+                yield loop.score(batch, ends, target)
+            return
+        for window in windows(batches, _completion_tokens, budget.window_tokens(model, passes)):
+            yield from loop.score_by_member(window, passes)
+
+
+@torch.inference_mode()
+def read_members(
+    model: Any,
+    batches: Iterable[Batch],
+    family: StochasticFamily,
+    measure: Callable[[Tensor, tuple[int, ...] | None], dict[str, Tensor]],
+    *,
+    passes: int = 100,
+    seed: int = 0,
+    budget: Budget | None = None,
+    vocabulary: int | None = None,
+) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
+    """Any function of the members' log-probabilities, a slice of tokens at a time: what no score table holds.
+
+    Args:
+        model: see ``score``, as for all that is not named here.
+        batches: see ``score``.
+        family: see ``score``.
+        measure: takes ``log_probs_KMV``, to be read only until it returns, and the sizes of the groups of members drawn
+            together (None where every member is drawn by itself); gives name -> tensor with the tokens last.
+        passes: K.
+        seed: of the members.
+        budget: memory bounds.
+        vocabulary: read out only the first so many tokens.
+
+    Yields:
+        a batch, and name -> tensor over its completion tokens, in the order of ``targets``, on the CPU.
+    """
+    budget = budget or Budget.for_device(next(model.parameters()).device)
+    with family.active(model, seed=seed) as members:
+        loop = _Loop(model, members, family.keyed, budget, vocabulary, shares_forward=family.shares_forward)
+        groups = drawn_together(members.groups(passes))
         for batch in batches:
-            yield loop.score(batch, passes)
+            slices = loop.hidden(batch, range(passes)).split(loop.slice_size(passes), dim=1)
+            heads = members.heads(passes)
+            found = [measure(loop.log_probs(hidden_KMD, heads), groups) for hidden_KMD in slices]
+            yield batch, {name: torch.cat([part[name].cpu() for part in found], dim=-1) for name in found[0]}
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How fast this machine runs this model: seconds per token of a forward pass, and per token read out."""
+    """How fast this machine runs this model.
+
+    Attributes:
+        seconds_per_row_token: of a forward pass.
+        seconds_per_completion_token: read out, with all its members.
+        seconds_per_member: to draw another member, where they are drawn one at a time; else 0.
+    """
 
     seconds_per_row_token: float
     seconds_per_completion_token: float
+    seconds_per_member: float = 0.0
 
 
 @torch.inference_mode()
@@ -151,16 +241,24 @@ def calibrate(
 ) -> Calibration:
     """Time one full forward pass and one read-out slice of ``batch``, the shorter of two runs each."""
     with family.active(model, seed=seed) as members:
-        loop = _Loop(model, members, family.keyed, budget, None)
+        loop = _Loop(model, members, family.keyed, budget, None, shares_forward=family.shares_forward)
+        drawn = 0.0 if family.shares_forward else _seconds_to_draw(members, batch)
         rows = max(1, min(passes, budget.tokens_per_batch // batch.input_ids_BT.numel()))
+        rows = rows if family.shares_forward else 1
         forward, hidden_PND = _timed(lambda: loop.hidden(batch, range(rows)), model)
         label_N = targets(batch).label_N.to(hidden_PND.device)
         size = min(len(label_N), loop.slice_size(passes))
         if size == 0:
-            return Calibration(forward / (rows * batch.input_ids_BT.numel()), 0.0)
+            return Calibration(forward / (rows * batch.input_ids_BT.numel()), 0.0, drawn)
         hidden_KMD = hidden_PND[:1, :size].expand(passes, -1, -1).contiguous()
         read, _ = _timed(lambda: loop.read(hidden_PND[0, :size], hidden_KMD, label_N[:size]), model)
-    return Calibration(forward / (rows * batch.input_ids_BT.numel()), read / size)
+    return Calibration(forward / (rows * batch.input_ids_BT.numel()), read / size, drawn)
+
+
+def _seconds_to_draw(members: Members, batch: Batch) -> float:
+    started = time.perf_counter()
+    with members.draw(member_rows(batch, (0,))):
+        return time.perf_counter() - started
 
 
 def _timed(work: Callable[[], Any], model: Any) -> tuple[float, Any]:
@@ -176,21 +274,34 @@ def _timed(work: Callable[[], Any], model: Any) -> tuple[float, Any]:
 
 
 def predicted_peak(
-    model: Any, batches: Sequence[tuple[int, int, int]], *, passes: int, budget: Budget
+    model: Any,
+    batches: Sequence[tuple[int, int, int]],
+    *,
+    passes: int,
+    budget: Budget,
+    largest_round: int = 0,
+    window_tokens: int = 0,
+    member_bytes: int = 0,
 ) -> dict[str, int]:
-    """Predicted peak memory in bytes, by part, for ``batches`` of (sequences, longest length, completion tokens)."""
+    """Predicted peak memory in bytes, by part, for ``batches`` of (sequences, longest length, completion tokens).
+
+    Where passes are drawn in rounds, ``largest_round`` is how many the largest has. Where members are drawn one at a
+    time, ``window_tokens`` are the completion tokens of the largest window. ``member_bytes`` are the family's.
+    """
     config = model.config.get_text_config()
     size = torch.finfo(model.dtype).bits // 8
     width = hidden_size(model)
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * width
     rows = max((max(budget.tokens_per_batch, b * t) for b, t, _ in batches), default=0)
-    kept = max((n for _, _, n in batches), default=0)
+    kept = max(window_tokens, max((n for _, _, n in batches), default=0))
+    held = passes + 1 + largest_round  # a round's states stand beside those of all rounds until they are put there
     slice_bytes = max(budget.readout_bytes, 4 * (passes + 1) * vocabulary_size(model))
     from_16_bit = 4 * vocabulary_size(model) * width if size < 4 and model.device.type == "cpu" else 0
     return {
         "weights": sum(p.numel() * p.element_size() for p in model.parameters()),
+        "members": member_bytes,
         "forward": rows * (8 * width + 3 * inner) * size,
-        "hidden states": (passes + 1) * kept * width * size,
+        "hidden states": held * kept * width * size,
         "read-out": slice_bytes + from_16_bit,
     }
 
@@ -206,6 +317,7 @@ class _Loop:
         budget: Budget,
         vocabulary: int | None,
         added: tuple[str, ...] = (),
+        shares_forward: bool = True,
     ) -> None:
         self.model = model
         self.members = members
@@ -213,23 +325,46 @@ class _Loop:
         self.budget = budget
         self.vocabulary = vocabulary
         self.added = added
+        self.shares_forward = shares_forward
+        self.heads: Sequence[Head] | None = None
         self.scratch = torch.empty(0)
 
     @torch.inference_mode()
-    def score(self, batch: Batch, passes: int) -> TokenScores:
-        at = targets(batch)
+    def score(self, batch: Batch, ends: Sequence[int], target: TargetError | None) -> TokenScores:
         off_ND = self.hidden(batch, OFF)[0]
-        hidden_KND = self.hidden(batch, range(passes))
-        return _assemble(batch, passes, self.read(off_ND, hidden_KND, at.label_N.to(off_ND.device)), self.added)
+        if target is not None:
+            values, passes_N = score_in_rounds(self, batch, off_ND, ends, target)
+            return _assemble(batch, passes_N.numpy(), values, self.added)
+        hidden_KND = self.hidden(batch, range(ends[-1]))
+        values = self.read(off_ND, hidden_KND, targets(batch).label_N.to(off_ND.device))
+        return _assemble(batch, ends[-1], values, self.added)
 
-    def hidden(self, batch: Batch, passes: Sequence[int]) -> Tensor:
-        """States that predict the batch's completion tokens, ``[K, N, D]``; ``OFF`` is the deterministic pass."""
+    @torch.inference_mode()
+    def score_by_member(self, window: Sequence[Batch], passes: int) -> list[TokenScores]:
+        """Run every batch under one member before the next is drawn, then read out batch by batch."""
+        off = [self.hidden(batch, OFF)[0] for batch in window]
+        kept = [off_ND.new_empty((passes, *off_ND.shape)) for off_ND in off]
+        for number in range(passes):
+            for batch, hidden_KND in zip(window, kept, strict=True):
+                hidden_KND[number] = self.hidden(batch, (number,), passes)[0]
+        self.heads = self.members.heads(passes)
+        found = []
+        for batch, off_ND, hidden_KND in zip(window, off, kept, strict=True):
+            values = self.read(off_ND, hidden_KND, targets(batch).label_N.to(off_ND.device))
+            found.append(_assemble(batch, passes, values, self.added))
+        return found
+
+    def hidden(self, batch: Batch, passes: Sequence[int], total: int | None = None) -> Tensor:
+        """States that predict the batch's completion tokens, ``[K, N, D]``; ``OFF`` is the deterministic pass.
+
+        ``total`` is how many passes there are in all, where these are not all.
+        """
         kept_KND, done = None, 0
         while done < len(passes):
-            at_once = max(1, self.budget.tokens_per_batch // batch.input_ids_BT.numel())
+            at_once = max(1, self.budget.tokens_per_batch // batch.input_ids_BT.numel()) if self.shares_forward else 1
             now = passes[done : done + at_once]
             try:
-                hidden_PND = self.forward(batch, now, len(passes))
+                hidden_PND = self.forward(batch, now, total or len(passes))
             except RuntimeError as error:
                 self._shrink(error, batch, len(now))
                 continue
@@ -245,29 +380,55 @@ class _Loop:
         count = len(passes)
         ids_BT, mask_BT = inputs_of(batch, self.model)
         inputs = (ids_BT.repeat(count, 1), None if mask_BT is None else mask_BT.repeat(count, 1))
-        with self.members.draw(member_rows(batch, passes, total)) if passes != OFF else nullcontext():
-            hidden_RTD = final_hidden(self.model, *inputs)
+        with self.members.draw(member_rows(batch, passes, total)) if passes != OFF else nullcontext() as drawn:
+            hidden_RTD = final_hidden(self.model if drawn is None else drawn, *inputs)
         row_N, column_N = (index.to(ids_BT.device) for index in predictors(batch, targets(batch)))
         return hidden_RTD.unflatten(0, (count, len(batch.ids)))[:, row_N, column_N]
 
-    def read(self, off_ND: Tensor, hidden_KND: Tensor, label_N: Tensor) -> dict[str, Tensor]:
-        """Read the vocabulary out a slice of tokens at a time and measure each slice."""
-        size = self.slice_size(len(hidden_KND))
-        slices = [
-            self.measure(off_ND[n : n + size], hidden_KND[:, n : n + size], label_N[n : n + size])
-            for n in range(0, len(label_N), size)
-        ]
-        if not slices:
-            return {}
-        return {name: torch.cat([part[name] for part in slices]).cpu() for name in slices[0]}
+    def read(
+        self,
+        off_ND: Tensor,
+        hidden_KND: Tensor,
+        label_N: Tensor,
+        *,
+        total: int | None = None,
+        at: Tensor | None = None,
+        added: tuple[str, ...] | None = None,
+    ) -> dict[str, Tensor]:
+        """Read the vocabulary out a slice of tokens at a time and measure each slice.
+
+        Args:
+            off_ND: states of the deterministic pass.
+            hidden_KND: states of the members: the first ones of ``total``, or all of them.
+            label_N: token ids.
+            total: how many members there are in all.
+            at: which of the N tokens, ascending; None for all.
+            added: the measures beside those of every run; None for those that the run adds.
+        """
+        count = len(hidden_KND)
+        groups = drawn_together(self.members.groups(total or count)[:count])
+        names = self.added if added is None else added
+        at = torch.arange(len(label_N)) if at is None else at
+        slices = []
+        for here in at.to(off_ND.device).split(self.slice_size(count)):
+            hidden_KMD = hidden_KND.index_select(1, here)
+            slices.append(self.measure(off_ND[here], hidden_KMD, label_N[here], groups, names))
+        return {name: torch.cat([part[name] for part in slices]).cpu() for name in slices[0]} if len(at) else {}
 
     def slice_size(self, members: int) -> int:
         """Tokens of one read-out slice."""
         per_token = 4 * (members + 1) * vocabulary_size(self.model)
         return max(1, self.budget.readout_bytes // per_token)
 
-    def measure(self, off_MD: Tensor, hidden_KMD: Tensor, label_M: Tensor) -> dict[str, Tensor]:
-        """All measures of a slice of tokens."""
+    def measure(
+        self,
+        off_MD: Tensor,
+        hidden_KMD: Tensor,
+        label_M: Tensor,
+        groups: tuple[int, ...] | None,
+        added: tuple[str, ...],
+    ) -> dict[str, Tensor]:
+        """All measures of a slice of tokens; ``groups`` are the sizes of those of members drawn together."""
         off_MV = self.log_probs(off_MD)
         found = {
             "loss": measures.token_loss(off_MV, label_M),
@@ -276,22 +437,30 @@ class _Loop:
             "label_rank": measures.label_rank(off_MV, label_M),
             "margin": measures.margin(off_MV),
         }
-        if self.added:
+        if added:
             off_MV = off_MV.clone()  # the members are read into the same memory
-        log_probs_KMV = self.log_probs(hidden_KMD)
-        groups = drawn_together(self.members.groups(len(hidden_KMD)))
+        log_probs_KMV = self.log_probs(hidden_KMD, self.heads)
         members = measures.decompose(log_probs_KMV, label_M, groups=groups)
         found |= {name.removesuffix("_N"): value for name, value in members._asdict().items()}
-        return found | measures.measure_all(self.added, log_probs_KMV, off_MV, label_M, groups=groups)
+        return found | measures.measure_all(added, log_probs_KMV, off_MV, label_M, groups=groups)
 
-    def log_probs(self, hidden: Tensor) -> Tensor:
-        """Log-probabilities in memory that is used again for the next slice: read them before the next call."""
+    def log_probs(self, hidden: Tensor, heads: Sequence[Head] | None = None) -> Tensor:
+        """Log-probabilities in memory that is used again for the next slice: read them before the next call.
+
+        ``heads`` are those of the members, where they are not the model's own.
+        """
         shape = (*hidden.shape[:-1], vocabulary_size(self.model))
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         if self.scratch.numel() < math.prod(shape) or self.scratch.dtype != dtype:
             # Fresh pages for every slice would cost a CPU three times the arithmetic done on them.
             self.scratch = torch.empty(math.prod(shape), dtype=dtype, device=hidden.device)
-        logits = readout(self.model, hidden, out=self.scratch[: math.prod(shape)].view(shape))[..., : self.vocabulary]
+        out = self.scratch[: math.prod(shape)].view(shape)
+        if heads is None:
+            readout(self.model, hidden, out=out)
+        else:
+            for head, hidden_MD, logits_MV in zip(heads, hidden, out, strict=True):
+                logits_of(head, hidden_MD, logits_MV)
+        logits = out[..., : self.vocabulary]
         return torch.log_softmax(logits, dim=-1, out=logits)
 
     def _shrink(self, error: RuntimeError, batch: Batch, rows: int) -> None:
@@ -302,7 +471,8 @@ class _Loop:
         if rows == 1:
             raise InputError(
                 f"out of memory on a single pass of {len(batch.ids)} example(s) of {length} tokens "
-                f"(first id {batch.ids[0]}); shorten with --max-length or use a smaller --dtype"
+                f"(first id {batch.ids[0]}); shorten with --max-length, give fewer --tokens-per-batch, or use a "
+                "smaller --dtype"
             ) from error
         if not self.keyed:
             raise InputError(
@@ -312,6 +482,56 @@ class _Loop:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.budget = replace(self.budget, tokens_per_batch=max(1, rows // 2) * batch.input_ids_BT.numel())
+
+
+def look_ends(model: Any, family: StochasticFamily, passes: int) -> tuple[int, ...]:
+    """After how many passes ``score`` looks whether a target is reached; the last is ``passes``.
+
+    Raises:
+        InputError: this family's members cannot be drawn in rounds, or the first look comes after the last pass.
+    """
+    with family.active(model) as members:
+        return _round_ends(members, family, passes)
+
+
+def _round_ends(members: Members, family: StochasticFamily, passes: int) -> tuple[int, ...]:
+    if family.n_members is not None:
+        raise InputError("--target-se cannot stop early: an ensemble has as many members as it has; leave it out")
+    if not family.keyed:
+        raise InputError(
+            "--target-se stops each example by itself, and members of this family depend on which rows share a "
+            "forward; give --rng keyed, or leave --target-se out"
+        )
+    ends = round_ends(passes, drawn_together(members.groups(passes)))
+    if len(ends) < 2:
+        raise InputError(
+            f"--target-se can save nothing: with --passes {passes} the first look comes after the last pass; give more "
+            "--passes, the most that an example gets, or leave --target-se out"
+        )
+    return ends
+
+
+def windows(items: Iterable[T], tokens: Callable[[T], int], most: int) -> Iterator[list[T]]:
+    """Cut a stream into runs of consecutive items with at most ``most`` tokens together, at least one item each.
+
+    >>> list(windows([5, 1, 1, 9, 2], lambda item: item, 6))
+    [[5, 1], [1], [9], [2]]
+    """
+    run: list[T] = []
+    held = 0
+    for item in items:
+        count = tokens(item)
+        if run and held + count > most:
+            yield run
+            run, held = [], 0
+        run.append(item)
+        held += count
+    if run:
+        yield run
+
+
+def _completion_tokens(batch: Batch) -> int:
+    return int((batch.labels_BT != IGNORE).sum())
 
 
 def out_of_memory(error: RuntimeError) -> bool:
@@ -329,7 +549,9 @@ def drawn_together(group_K: Sequence[int]) -> tuple[int, ...] | None:
     return None if set(sizes) == {1} else sizes
 
 
-def _assemble(batch: Batch, passes: int, values: dict[str, Tensor], added: Sequence[str] = ()) -> TokenScores:
+def _assemble(
+    batch: Batch, passes: int | np.ndarray, values: dict[str, Tensor], added: Sequence[str] = ()
+) -> TokenScores:
     """Put measured tokens and those without a prediction (position 0) in one table; set aside broken examples."""
     starts = np.array(batch.starts)
     labels_BT = batch.labels_BT.numpy()
@@ -341,6 +563,8 @@ def _assemble(batch: Batch, passes: int, values: dict[str, Tensor], added: Seque
         if name in values:
             column[predicted] = values[name].double().numpy()
     rank_N = np.full(len(example_N), -1, dtype=np.int64)
+    n_passes_N = np.zeros(len(example_N), dtype=np.int64)
+    n_passes_N[predicted] = passes
     if values:
         rank_N[predicted] = values["label_rank"].numpy()
     unusable = _unusable(batch, example_N, position_N, predicted, table)
@@ -350,7 +574,7 @@ def _assemble(batch: Batch, passes: int, values: dict[str, Tensor], added: Seque
         example_N=example_N[keep],
         position_N=position_N[keep],
         token_id_N=labels_BT[example_N, column_N][keep],
-        n_passes_N=np.where(predicted, passes, 0)[keep],
+        n_passes_N=n_passes_N[keep],
         label_rank_N=rank_N[keep],
         measures={name: column[keep] for name, column in table.items()},
         unusable=unusable,

@@ -180,6 +180,30 @@ def adapter_layers(model: Any) -> list[Any]:
 
 
 @contextmanager
+def switched(layers: list[Any], name: str | None) -> Iterator[None]:
+    """Inside, only the adapter ``name`` acts (none if it is None) in these layers of ``adapter_layers``.
+
+    peft's public switch also freezes and thaws parameters, which a backward pass or an optimizer in the making would
+    see. These two fields are what its layers' forward reads, and nothing else.
+
+    Raises:
+        InputError: an adapter is merged into the base, which is not the base any more.
+    """
+    before = [(layer, layer._active_adapter, layer._disable_adapters) for layer in layers]
+    try:
+        for layer in layers:
+            if layer.merged:
+                raise InputError("the student's adapter is merged into the base; unmerge it before training")
+            layer._disable_adapters = name is None
+            if name is not None:
+                layer._active_adapter = [name]
+        yield
+    finally:
+        for layer, active, disabled in before:
+            layer._active_adapter, layer._disable_adapters = active, disabled
+
+
+@contextmanager
 def undisturbed_random_numbers(seed: int) -> Iterator[None]:
     """Inside, torch's generators start from ``seed``; on leaving they are as they were."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []

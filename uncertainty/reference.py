@@ -8,8 +8,6 @@ base with its adapters off, it is the student's model with a switch thrown for o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +17,7 @@ from uncertainty.adapters import AdapterFolder, load_weights, read_config
 from uncertainty.batch_hidden import evaluation, predicting_hidden
 from uncertainty.data.batches import Batch
 from uncertainty.errors import InputError
-from uncertainty.lora import adapter_layers, undisturbed_random_numbers, without_stale_warning
+from uncertainty.lora import adapter_layers, switched, undisturbed_random_numbers, without_stale_warning
 from uncertainty.model import readout, relative_difference
 
 REFERENCE = "reference"  # the name of the second adapter inside the PeftModel
@@ -74,7 +72,7 @@ class AdapterReference:
 
     def hidden(self, batch: Batch) -> Tensor:
         """Final hidden states ``[N, D]`` under the reference's adapter; the student is active again afterwards."""
-        with _switched(self._layers, self._name), evaluation(self.model):
+        with switched(self._layers, self._name), evaluation(self.model):
             return predicting_hidden(self.model, batch)
 
 
@@ -101,7 +99,7 @@ class BaseReference:
 
     def hidden(self, batch: Batch) -> Tensor:
         """Final hidden states ``[N, D]`` of the base; the adapters are on again afterwards."""
-        with _switched(self._layers, None), evaluation(self.model):
+        with switched(self._layers, None), evaluation(self.model):
             return predicting_hidden(self.model, batch)
 
 
@@ -211,27 +209,6 @@ def _insert(model: Any, adapter: AdapterFolder, name: str) -> None:
         parameter.requires_grad_(flag)
     for layer, before in active:
         layer._active_adapter = before
-
-
-@contextmanager
-def _switched(layers: list[Any], name: str | None) -> Iterator[None]:
-    """Inside, only the adapter ``name`` acts (none if it is None).
-
-    peft's public switch also freezes and thaws parameters, which a backward pass or an optimizer in the making would
-    see. These two fields are what its layers' forward reads, and nothing else.
-    """
-    before = [(layer, layer._active_adapter, layer._disable_adapters) for layer in layers]
-    try:
-        for layer in layers:
-            if layer.merged:  # its base is not the base any more
-                raise InputError("the student's adapter is merged into the base; unmerge it before training")
-            layer._disable_adapters = name is None
-            if name is not None:
-                layer._active_adapter = [name]
-        yield
-    finally:
-        for layer, active, disabled in before:
-            layer._active_adapter, layer._disable_adapters = active, disabled
 
 
 def _identity(record: dict[str, Any]) -> dict[str, Any]:

@@ -174,11 +174,17 @@ class CachedReference:
     def hidden(self, batch: Batch) -> Tensor:
         """Final hidden states ``[N, D]`` in the order of ``targets(batch)``.
 
+        An example without targets, such as the one that stands in where a step has fewer examples than processes and
+        micro-batches, has no state and need not be in the cache.
+
         Raises:
             InputError: an example is not in the cache, or a file is damaged.
         """
-        states = []
-        for name, key in zip(batch.ids, keys_of(batch), strict=True):
+        with_targets = set(targets(batch).example_N.tolist())
+        states = [torch.zeros(0, self.settings["hidden_size"], dtype=getattr(torch, self.settings["dtype"]))]
+        for index, (name, key) in enumerate(zip(batch.ids, keys_of(batch), strict=True)):
+            if index not in with_targets:
+                continue
             if key not in self._blocks:
                 raise InputError(self._lacks(name))
             states.append(self._shards.read(self._blocks[key]))

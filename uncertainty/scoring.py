@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,18 @@ import torch
 
 from uncertainty.data.batches import collate, plan_batches
 from uncertainty.data.render import Example
-from uncertainty.engine import Budget, Calibration, calibrate, predicted_peak, score
+from uncertainty.engine import (
+    Budget,
+    Calibration,
+    StochasticFamily,
+    calibrate,
+    look_ends,
+    predicted_peak,
+    score,
+    windows,
+)
 from uncertainty.errors import InputError
-from uncertainty.families.dropout import McDropout
-from uncertainty.families.sites import parse_kinds
+from uncertainty.family_choice import family_of
 from uncertainty.loading import load_model
 from uncertainty.measure_columns import columns_of, parse_measures
 from uncertainty.model import LoadedModel, vocabulary_size
@@ -39,7 +48,7 @@ from uncertainty.run_info import RunInfo
 from uncertainty.score_schema import kept_types
 from uncertainty.score_tables import shard_tables
 from uncertainty.scores import TokenScores, read_examples, read_scores
-from uncertainty.settings import ScoreSettings
+from uncertainty.settings import ScoreSettings, check_settings
 
 BYTES_PER_TOKEN = 45  # of the token table on disk, measured on the demo and on GSM8K runs
 PACKAGES = ("token-uncertainty", "torch", "transformers", "tokenizers", "numpy", "pyarrow")
@@ -53,21 +62,24 @@ class Job:
         prepared: settings, tokenizer and rendered examples.
         loaded: the model.
         family: how members are drawn.
-        report: what the family found in the model (sites).
+        report: what the family found in the model (sites), or its members are.
         budget: memory bounds.
         calibration: how fast this machine runs this model, measured on one forward and one read-out.
         kept: types of the kept input columns.
         info: everything needed to repeat the run.
+        ends: after how many passes to look whether an example has reached the target; the last is the most that it
+            gets, and the only one where there is no target.
     """
 
     prepared: Prepared
     loaded: LoadedModel
-    family: McDropout
+    family: StochasticFamily
     report: dict[str, Any]
     budget: Budget
     calibration: Calibration
     kept: dict[str, pa.DataType]
     info: RunInfo
+    ends: tuple[int, ...]
 
     @property
     def shards(self) -> list[range]:
@@ -75,29 +87,57 @@ class Job:
         size, count = self.prepared.settings.shard_examples, len(self.prepared.examples)
         return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
+    @property
+    def vocabulary(self) -> int | None:
+        """How many logits are read out; None for all."""
+        if self.prepared.settings.vocabulary == "model":
+            return None
+        return min(len(self.prepared.tokenizer), vocabulary_size(self.loaded.model))
+
     def plan(self, shard: range) -> list[list[int]]:
         """Groups of examples of a shard that run together; indices into ``prepared.examples``."""
         lengths = [len(self.prepared.examples[i].input_ids) for i in shard]
-        groups = plan_batches(
-            lengths, tokens_per_batch=self.budget.tokens_per_batch, passes=self.prepared.settings.passes
-        )
+        # All passes of a group's first round fill a forward, where they can share one.
+        passes = self.ends[0] if self.family.shares_forward else 1
+        groups = plan_batches(lengths, tokens_per_batch=self.budget.tokens_per_batch, passes=passes)
         return [[shard.start + i for i in group] for group in groups]
 
     def estimate(self) -> dict[str, float]:
-        """Predicted seconds, peak bytes (by part and in sum) and bytes on disk of the whole run."""
+        """Predicted seconds, peak bytes (by part and in sum) and bytes on disk of the whole run.
+
+        With a target, of a run in which no example reaches it before its last pass.
+        """
         passes = self.prepared.settings.passes
-        shapes = [
-            _shape([self.prepared.examples[i] for i in group]) for shard in self.shards for group in self.plan(shard)
-        ]
-        peak = predicted_peak(self.loaded.model, shapes, passes=passes, budget=self.budget)
+        shards = [[_shape([self.prepared.examples[i] for i in group]) for group in self.plan(s)] for s in self.shards]
+        shapes = [shape for shard in shards for shape in shard]
+        together = [sum(n for _, _, n in window) for shard in shards for window in self._windows(shard)]
+        largest = max(b - a for a, b in pairwise((0, *self.ends))) if len(self.ends) > 1 else 0
+        peak = predicted_peak(
+            self.loaded.model,
+            shapes,
+            passes=passes,
+            budget=self.budget,
+            largest_round=largest,
+            window_tokens=max(together, default=0),
+            member_bytes=self.family.member_bytes(self.loaded.model),
+        )
         forward = sum(b * t for b, t, _ in shapes) * (passes + 1) * self.calibration.seconds_per_row_token
-        read = sum(n for _, _, n in shapes) * self.calibration.seconds_per_completion_token
+        looks = sum(self.ends) / passes
+        read = sum(n for _, _, n in shapes) * self.calibration.seconds_per_completion_token * looks
+        drawn = len(together) * passes * self.calibration.seconds_per_member
         return {
-            "seconds": forward + read,
+            "seconds": forward + read + drawn,
             "peak_bytes": sum(peak.values()),
             "disk_bytes": self.prepared.completion_tokens * BYTES_PER_TOKEN,
             **{f"peak_bytes.{name}": size for name, size in peak.items()},
         }
+
+    def _windows(self, shapes: list[tuple[int, int, int]]) -> list[list[tuple[int, int, int]]]:
+        """The batches that run together under one member before the next is drawn; each alone with a target."""
+        if self.family.shares_forward or len(self.ends) > 1:
+            return [[shape] for shape in shapes]
+        most = self.budget.window_tokens(self.loaded.model, self.prepared.settings.passes)
+        return list(windows(shapes, lambda shape: shape[2], most))
 
 
 @dataclass(frozen=True)
@@ -136,7 +176,7 @@ def score_dataset(
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Any,
 ) -> ScoredRun:
-    """Score every completion token of a data set by Monte Carlo dropout, into a run folder.
+    """Score every completion token of a data set by Monte Carlo dropout, or another family, into a run folder.
 
     Args:
         model: a folder, a hub id, or a ``LoadedModel`` (``adopt_model(model, tokenizer)`` makes one of your own
@@ -160,23 +200,14 @@ def score_dataset(
     resolved = ScoreSettings(model=str(name), dataset=str(dataset), **settings)
     if out is None and not resolved.is_demo:
         raise InputError("score_dataset needs out=, the folder to write the run to")
+    check_settings(resolved)
     family_of(resolved)
     job = open_job(prepare(resolved, given), given)
     return run_job(job, out or "out/demo", overwrite=overwrite, on_progress=on_progress)
 
 
-def family_of(settings: ScoreSettings) -> McDropout:
-    """How members are drawn; known, and refused, before any data is read or model loaded.
-
-    Raises:
-        InputError: a rate, a site, an rng or masks that do not exist, or do not go together.
-    """
-    parse_kinds(settings.sites)
-    return McDropout(settings.rate, settings.sites, settings.rng, settings.masks)  # type: ignore[arg-type]
-
-
 def open_job(prepared: Prepared, loaded: LoadedModel | None = None, *, command: Sequence[str] | None = None) -> Job:
-    """Load the model, prove that its dropout acts where planned, and time it.
+    """Load the model, prove that its members differ where they should, and time it.
 
     Args:
         prepared: from ``prepare``.
@@ -187,7 +218,7 @@ def open_job(prepared: Prepared, loaded: LoadedModel | None = None, *, command: 
         InputError: see ``load_model`` and ``check_family``.
     """
     settings = prepared.settings
-    family = family_of(settings)
+    family = family_of(settings, prepared.tokenizer)
     kept = kept_types({name: row.fields.get(name) for name in settings.keep_columns} for row in prepared.rows)
     if loaded is None:
         loaded = load_model(
@@ -199,12 +230,15 @@ def open_job(prepared: Prepared, loaded: LoadedModel | None = None, *, command: 
             trust_remote_code=settings.trust_remote_code,
             allow_pickle=settings.allow_pickle,
         )
+    ends: tuple[int, ...] = (settings.passes,)
+    if settings.target is not None:
+        ends = look_ends(loaded.model, family, settings.passes)
     budget = Budget.for_device(next(loaded.model.parameters()).device, settings.tokens_per_batch)
     probe = probe_batch(loaded.model, prepared.examples)
     report = check_family(loaded.model, probe, family, seed=settings.seed)
     calibration = calibrate(loaded.model, probe, family, passes=settings.passes, seed=settings.seed, budget=budget)
-    info = RunInfo(_deciding(prepared, loaded, report, budget), _record(prepared, loaded, command))
-    return Job(prepared, loaded, family, report, budget, calibration, kept, info)
+    info = RunInfo(_deciding(prepared, loaded, report, budget, ends), _record(prepared, loaded, command))
+    return Job(prepared, loaded, family, report, budget, calibration, kept, info, ends)
 
 
 def run_job(
@@ -250,8 +284,9 @@ def _score_shard(job: Job, shard: range) -> Iterable[TokenScores]:
         passes=settings.passes,
         seed=settings.seed,
         budget=job.budget,
-        vocabulary=_read_out(job.prepared, job.loaded),
+        vocabulary=job.vocabulary,
         measures=parse_measures(settings.measures),
+        target=settings.target,
     )
 
 
@@ -271,7 +306,8 @@ def _commit(job: Job, folder: RunFolder, k: int, shard: range, blocks: list[Toke
     if _no_uncertainty(job, blocks) and not folder.receipts():
         raise InputError(
             f"epistemic uncertainty is zero at all {sum(len(block.position_N) for block in blocks)} tokens of a shard "
-            f"although dropout is on at rate {job.family.rate}; raise --rate or choose other --sites"
+            f"although the members of {job.report['family']} differ elsewhere; raise --rate, or choose other --sites "
+            "or --members"
         )
     texts = [
         example_text(prepared.examples[i], prepared.rows[i], prepared.tokenizer, prepared.settings.keep_columns)
@@ -304,17 +340,15 @@ def _shape(group: list[Example]) -> tuple[int, int, int]:
     return len(group), max(len(e.input_ids) for e in group), sum(sum(e.completion) for e in group)
 
 
-def _read_out(prepared: Prepared, loaded: LoadedModel) -> int | None:
-    if prepared.settings.vocabulary == "model":
-        return None
-    return min(len(prepared.tokenizer), vocabulary_size(loaded.model))
-
-
-def _deciding(prepared: Prepared, loaded: LoadedModel, report: dict[str, Any], budget: Budget) -> dict[str, Any]:
+def _deciding(
+    prepared: Prepared, loaded: LoadedModel, report: dict[str, Any], budget: Budget, ends: Sequence[int]
+) -> dict[str, Any]:
     """The settings that decide the numbers; a folder is resumed only where all of them agree."""
     settings, source, model = prepared.settings, prepared.source, loaded.record
     # Masks of the stock kernels depend on which rows share a forward, keyed ones do not.
     plan = {} if settings.rng == "keyed" else {"tokens_per_batch": budget.tokens_per_batch}
+    # Named only where it is set: a run from before there was a target goes on under its old fingerprint.
+    target = {} if settings.target is None else {"target_se": settings.target.record() | {"looks": ends}}
     names = ("id_column", "limit", "keep_columns", "passes", "seed", "vocabulary", "shard_examples")
     ways = (("weights_sha256",), ("files",), ("name", "revision"))
     identity = {name: model[name] for name in next(way for way in ways if way[0] in model)}
@@ -335,6 +369,7 @@ def _deciding(prepared: Prepared, loaded: LoadedModel, report: dict[str, Any], b
         **{name: getattr(settings, name) for name in names},
         "measures": list(columns_of(parse_measures(settings.measures))),
         **plan,
+        **target,
         "family": report,
         "versions": package_versions(PACKAGES),
     }

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from uncertainty.demo import demo_data_path, demo_model_path
 from uncertainty.errors import InputError
 from uncertainty.measure_columns import parse_measures
+from uncertainty.stopping import TargetError, parse_target
+
+FAMILY_NAMES = ("dropout", "adapter-ensemble", "checkpoint-ensemble", "weight-noise")
+OF_MEMBERS = ("adapter-ensemble", "checkpoint-ensemble")  # families whose members are listed
 
 
 @dataclass(frozen=True)
@@ -24,11 +28,17 @@ class ScoreSettings:
         limit: only the first so many rows.
         max_length: longest example in tokens; None takes the model's context.
         keep_columns: input columns to copy into the examples table.
-        passes: members of each example (K).
-        rate: dropout rate of every site.
-        sites: ``native`` or kinds of ``families.sites.KINDS``.
+        family: how members are drawn, a name of ``FAMILY_NAMES``.
+        members: of an ensemble: folders of adapters or models, or ``@REVISION`` of the model.
+        passes: members of each example (K); of an ensemble their number, for which the default stands; the
+            most that one gets where ``target_se`` is given.
+        target_se: draw passes in rounds until the standard error of epistemic is so small, in nats (``"0.01"``) or as
+            a share of the value (``"5%"``), at 95 % of an example's tokens; None draws ``passes`` for every example.
+        rate: dropout rate of every site; of weight noise its scale, see ``families.weight_noise``.
+        sites: ``native`` or kinds of ``families.sites.KINDS``; of weight noise ``native``, ``attention`` or ``mlp``.
         rng: ``keyed`` or ``kernel``, see ``families.dropout``.
         masks: ``iid`` (the paper's setting) or ``balanced`` over the passes, see ``families.balanced``.
+        noise: ``gaussian`` or ``low-rank:RANK``, of weight noise.
         seed: of the members.
         measures: what to compute beside the columns of every run: names of ``measure_columns.ADDED_COLUMNS``, or
             ``("all",)``.
@@ -52,11 +62,15 @@ class ScoreSettings:
     limit: int | None = None
     max_length: int | None = None
     keep_columns: tuple[str, ...] = ()
+    family: str = "dropout"
+    members: tuple[str, ...] = ()
     passes: int = 100
+    target_se: str | None = None
     rate: float = 0.1
     sites: str = "native"
     rng: str = "keyed"
     masks: str = "iid"
+    noise: str = "gaussian"
     seed: int = 0
     measures: tuple[str, ...] = ()
     dtype: str = "auto"
@@ -67,6 +81,10 @@ class ScoreSettings:
     allow_pickle: bool = False
     tokens_per_batch: int | None = None
     shard_examples: int = 256
+
+    def __post_init__(self) -> None:
+        if self.family in OF_MEMBERS and self.passes == type(self).passes and not isinstance(self.members, str):
+            object.__setattr__(self, "passes", max(1, len(self.members)))
 
     @property
     def is_demo(self) -> bool:
@@ -83,6 +101,11 @@ class ScoreSettings:
         """The data set's path or hub id."""
         return str(demo_data_path()) if self.is_demo else self.dataset
 
+    @property
+    def target(self) -> TargetError | None:
+        """When an example has had enough passes."""
+        return None if self.target_se is None else parse_target(self.target_se)
+
 
 def check_settings(settings: ScoreSettings) -> None:
     """Refuse settings that cannot be right whatever the model and data are.
@@ -95,7 +118,15 @@ def check_settings(settings: ScoreSettings) -> None:
         raise InputError(f"{given} is given without {missing}; give both (or neither, for the embedded demo)")
     if isinstance(settings.keep_columns, str):
         raise InputError(f"keep_columns is the text {settings.keep_columns!r}; give a tuple of column names")
+    if isinstance(settings.members, str):
+        raise InputError(f"members is the text {settings.members!r}; give a tuple of folders")
+    _check_members(settings)
     parse_measures(settings.measures)
+    if settings.target is not None and settings.rng == "kernel":
+        raise InputError(
+            "--target-se stops each example by itself, and under --rng kernel its masks depend on the others; give "
+            "--rng keyed"
+        )
     least = {"passes": 1, "limit": 1, "max_length": 2, "tokens_per_batch": 1, "shard_examples": 1}
     for name, low in least.items():
         value = getattr(settings, name)
@@ -103,3 +134,18 @@ def check_settings(settings: ScoreSettings) -> None:
             raise InputError(f"--{name.replace('_', '-')} {value} is too small; give at least {low}")
     if settings.vocabulary not in ("model", "tokenizer"):
         raise InputError(f"--vocabulary {settings.vocabulary} is not known; choose model or tokenizer")
+
+
+def _check_members(settings: ScoreSettings) -> None:
+    if settings.family not in FAMILY_NAMES:
+        raise InputError(f"--family {settings.family} is not known; choose one of {', '.join(FAMILY_NAMES)}")
+    count = len(settings.members)
+    if settings.family not in OF_MEMBERS:
+        return
+    if count < 2:
+        raise InputError(
+            f"--family {settings.family} needs at least 2 --members, comma separated, and has {count}; one "
+            "model has no spread"
+        )
+    if settings.passes != count:
+        raise InputError(f"--passes {settings.passes}, but {count} --members are given, one pass each; leave it out")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,7 +72,7 @@ class StepRecord:
             return
         rows = rows_NF.numpy()
         # An order that does not depend on the layout: by example, then position.
-        rows = rows[(rows[:, 0] * 2.0**32 + rows[:, 1]).argsort(kind="stable")]
+        rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
         column = {name: rows[:, index] for index, name in enumerate(COLUMNS)}
         self.record.add(
             Window(

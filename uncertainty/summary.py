@@ -8,6 +8,7 @@ import pandas as pd
 from scipy import stats
 
 from uncertainty.scores import ALL_COLUMNS, measures_among
+from uncertainty.stopping import SHARE, TargetError, is_enough
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
@@ -45,6 +46,29 @@ def rank_correlations(scores: pd.DataFrame) -> pd.DataFrame:
             constant = ranks[row].nunique() < 2 or ranks[column].nunique() < 2
             table.loc[row, column] = float("nan") if constant else stats.pearsonr(ranks[row], ranks[column])[0]
     return table
+
+
+def passes_text(scores: pd.DataFrame, target: TargetError, most: int) -> str:
+    """What a target saved against ``most`` passes for all, which is what it takes for those that needed them.
+
+    Args:
+        scores: the token table with ``n_passes``, ``epistemic`` and ``epistemic_se``.
+        target: of the run.
+        most: the most passes that an example gets.
+    """
+    predicted = scores[scores["loss"].notna()]
+    reached = target.reached(predicted["epistemic"], predicted["epistemic_se"])
+    owner = predicted["example_id"]
+    passes = predicted["n_passes"].groupby(owner).first()
+    n_reached, n_tokens = reached.groupby(owner).sum(), reached.groupby(owner).count()
+    done = sum(is_enough(int(some), int(all_)) for some, all_ in zip(n_reached, n_tokens, strict=True))
+    mean = passes.mean()
+    return (
+        f"passes: {passes.min()} to {passes.max()} of an example, {mean:.1f} on average: {1 - mean / most:.0%} fewer "
+        f"than {most} of each\n"
+        f"target {target.text} reached at {SHARE} % of their tokens by {done:,} of {len(passes):,} examples "
+        f"({reached.mean():.1%} of all tokens)"
+    )
 
 
 def summary_text(scores: pd.DataFrame, skipped: Mapping[str, int]) -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -82,7 +83,7 @@ class TrainFolder:
                 )
             make_folder(path / ".tmp")
             if old is not None and overwrite:
-                _clear(path)
+                _clear(path, old)
                 old = None
             folder = cls(path, lock, info if old is None else old, resumed=old is not None)
             if old is None:
@@ -120,9 +121,24 @@ class TrainFolder:
         make_folder(folder)
         return folder
 
+    def abandon(self) -> None:
+        """Take back a run that was refused before it began, unless there is more than its card already.
+
+        Else the mended command would be refused for its other settings.
+        """
+        left = {entry.name for entry in self.path.iterdir()} - _LEFTOVERS if self._lock is not None else set()
+        if self.resumed or left != {CARD}:
+            return
+        (self.path / CARD).unlink()
+        shutil.rmtree(self.path / ".tmp", ignore_errors=True)
+        (self.path / ".lock").unlink()
+        with suppress(OSError):  # somebody else wrote into it
+            self.path.rmdir()
+
     def log(self, row: Mapping[str, Any]) -> None:
-        """Add one line to ``metrics.jsonl``."""
-        text = json.dumps(plain(dict(row), METRICS), allow_nan=False) + "\n"
+        """Add one line to ``metrics.jsonl``; JSON has no NaN and no infinity, they become null."""
+        finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
+        text = json.dumps(plain(finite, METRICS), allow_nan=False) + "\n"
         with (self.path / METRICS).open("a", encoding="ascii") as stream:
             stream.write(text)
 
@@ -189,10 +205,10 @@ def read_evaluations(run: str | Path) -> dict[str, tuple[float, float, float | N
     """Held-out set -> (loss before training, loss after it, KL to the reference after it or None), nats per token."""
     found: dict[str, tuple[float, float, float | None]] = {}
     path = Path(run) / METRICS
-    for line in path.read_text(encoding="ascii").splitlines() if path.exists() else []:
-        row = json.loads(line)
+    lines = path.read_text(encoding="ascii").splitlines() if path.exists() else []
+    for row in (json.loads(line) for line in lines if _step_of(line) < float("inf")):
         for key, value in row.items():
-            if key.startswith("eval_") and key.endswith("_loss"):
+            if key.startswith("eval_") and key.endswith("_loss") and value is not None:
                 name = key.removeprefix("eval_").removesuffix("_loss")
                 first = found[name][0] if name in found else value
                 found[name] = (first, value, row.get(f"eval_{name}_kl"))
@@ -226,16 +242,21 @@ def sync_tree(folder: Path) -> None:
         sync_folder(Path(root))
 
 
-def _clear(path: Path) -> None:
-    (path / CARD).unlink()  # first: from here on there is no run
-    sync_folder(path)
-    for name in _OWN - {CARD}:
-        target = path / name
-        if target.is_dir():
-            shutil.rmtree(target)
-        else:
-            with suppress(FileNotFoundError):
-                target.unlink()
+def _clear(path: Path, old: RunInfo) -> None:
+    """Remove what a run wrote but for its card, which the next one replaces.
+
+    Killed at any point this leaves the old run, interrupted: its checkpoints go first, so it would start from its
+    beginning.
+    """
+    interrupted = dataclasses.replace(old, status="running", totals={}, timings={})
+    replace_file(path / CARD, card_json(interrupted), path / ".tmp")
+    for name in ("checkpoints", *sorted(_OWN - {CARD, "checkpoints"})):
+        gone = path / ".tmp" / f"{name}-gone"
+        if gone.is_dir():
+            shutil.rmtree(gone)
+        with suppress(FileNotFoundError):
+            os.replace(path / name, gone)  # in one piece: half a reference would look like a whole one
+        shutil.rmtree(gone) if gone.is_dir() else gone.unlink(missing_ok=True)
 
 
 def _step_of(line: str) -> float:

@@ -79,87 +79,36 @@ class Recipe:
         return loss_N.sum()
 
 
-class TokenTrainer(transformers.Trainer):
-    """Trains a model by a ``Recipe``; everything else is its parent's.
+class StepHooks:
+    """What makes a loop of ``transformers.Trainer`` train by a ``Recipe``: two of its methods, and what they need.
 
-    Args:
-        model: a causal language model, bare or a PeftModel whose active adapter is trained.
-        args: of the parent; its batch size, accumulation and seed must be those of ``windows``.
+    A class beside it brings the loop: ``TokenTrainer`` here, TRL's trainer in ``sft``. Each micro-batch that comes in
+    carries a ``MicroBatch`` under ``micro``, and the model answers ``ask`` (``student.answering``).
+
+    Attributes:
         recipe: what is trained.
-        examples: the data.
-        windows: order and split of the data.
-        collator: of its micro-batches.
-        held_out: name -> examples to evaluate on.
-        held_out_kl: measure their KL to the reference as well.
-        record: takes what each step selected; None keeps none.
-        tokenizer: saved with the model.
-        callbacks: further ones.
-        fingerprint: of the run, in the receipts of its checkpoints.
-        keep_checkpoints: whole checkpoints that stay.
-        on_row: takes each row of the curriculum record, in every process.
+        steps: takes what each micro-batch selected.
+        running: the threshold of ``scope=running``.
+        drops: whether the model in training differs from the one in eval mode.
+        world: processes.
     """
 
     # Our loss is divided by the count of the whole window; the parent must not divide it again.
-    loss_is_scaled_for_ga = True
+    loss_is_scaled_for_ga: bool | None = True
 
-    def __init__(
-        self,
-        model: Any,
-        args: transformers.TrainingArguments,
-        recipe: Recipe,
-        *,
-        examples: Sequence[Example],
-        windows: Windows,
-        collator: Collator,
-        held_out: Mapping[str, Sequence[Example]] | None = None,
-        held_out_kl: bool = False,
-        record: CurriculumRecord | None = None,
-        tokenizer: Any = None,
-        callbacks: Sequence[transformers.TrainerCallback] = (),
-        fingerprint: str = "",
-        keep_checkpoints: int = 2,
-        on_row: Callable[[dict[str, Any]], None] | None = None,
-    ) -> None:
-        self.examples = examples
-        self.recipe, self.windows, self.collator, self.held_out = recipe, windows, collator, dict(held_out or {})
-        self.steps = StepRecord(record)
-        self.running = RunningQuantile()
-        self.fingerprint, self.keep_checkpoints, self.on_row = fingerprint, keep_checkpoints, on_row
-        self.held_out_kl, self.last_evaluated = held_out_kl, -1
-        self._single_pass = False
-        self._micro_left = 0
-        super().__init__(
-            model=model,
-            args=args,
-            train_dataset=NumberedExamples(examples),
-            eval_dataset=NumberedExamples(()) if self.held_out else None,  # only so that the parent agrees to evaluate
-            processing_class=tokenizer,
-            callbacks=[_Epochs(windows), *callbacks],
-        )
-        self.remove_callback(transformers.PrinterCallback)  # the caller shows, if anybody
-        self.model_accepts_loss_kwargs = True  # how releases before 5.19 are told the same
-        self.drops = has_dropout(model)
-        self.world = self.accelerator.num_processes
+    recipe: Recipe
+    steps: StepRecord
+    running: RunningQuantile
+    drops: bool
+    world: int
+    # of the loop
+    model: Any
+    args: Any
+    state: Any
+    accelerator: Any
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As the parent; inside, the model answers ``ask``."""
-        if isinstance(resume_from_checkpoint, str):
-            self._load_own_state(Path(resume_from_checkpoint))
-        with answering(self.model):
-            done = super().train(resume_from_checkpoint, *args, **kwargs)
-        self._close_record()
-        return done
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """As the parent; a line with the training loss carries what the window selected, and closes it."""
-        if "loss" in logs:
-            row = self._close_record()
-            logs |= {name: row[name] for name in LOGGED if row.get(name) is not None}
-        super().log(logs, *args, **kwargs)
-
-    def get_train_dataloader(self) -> Any:
-        """The micro-batches of this process; not prepared by accelerate, which would deal them out its own way."""
-        return training_loader(self.examples, self.windows, self.collator)
+    _single_pass = False
+    _micro_left = 0
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -211,44 +160,11 @@ class TokenTrainer(transformers.Trainer):
         column_N = None if micro.column_N is None else micro.column_N.to(self.args.device)
         loss = self.recipe.loss(losses, selected_N, column_N) / count
         if not bool(torch.isfinite(loss)):
-            raise InputError(
-                f"the loss of step {self.state.global_step + 1} is not finite (examples "
-                f"{', '.join(micro.batch.ids[:8])}); lower --learning-rate, or look at these examples"
-            )
+            raise self._not_finite(micro)
         self.steps.take(micro, losses, selected_N, inputs.get("value", value_N))
         # DistributedDataParallel and FSDP average gradients over processes; the loss is divided by all their tokens.
         loss = loss * self.world
         return (loss, losses) if return_outputs else loss
-
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """As the parent; the last micro-batch of a step closes its record."""
-        loss = super().training_step(*args, **kwargs)
-        self._micro_left -= 1
-        if self._micro_left == 0:
-            epoch = (self.state.global_step + 1) / self.windows.steps
-            self.steps.end(self._all_rows, epoch)
-        return loss
-
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """Mean loss per completion token of every held-out set, in nats, its perplexity, and the KL to the reference.
-
-        Returns:
-            ``eval_NAME_loss``, ``eval_NAME_perplexity`` and, with a reference, ``eval_NAME_kl``.
-        """
-        metrics: dict[str, float] = {}
-        with answering(self.model), evaluation(self.model):
-            for name, examples in self.held_out.items():
-                n_tokens, nll, kl = self._sums(examples)
-                metrics[f"{metric_key_prefix}_{name}_loss"] = nll / max(1.0, n_tokens)
-                metrics[f"{metric_key_prefix}_{name}_perplexity"] = float(torch.tensor(nll / max(1.0, n_tokens)).exp())
-                if self.held_out_kl:
-                    metrics[f"{metric_key_prefix}_{name}_kl"] = kl / max(1.0, n_tokens)
-        self.last_evaluated = self.state.global_step
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
 
     @property
     def fraction(self) -> float:
@@ -270,23 +186,6 @@ class TokenTrainer(transformers.Trainer):
         model: Any = self.model
         with evaluation(model):
             return model(ask=Ask(micro.batch, read))
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Inside, a step is this process's own, without dropout and without record: for checks before training."""
-        kept = self.world, self.drops, self.steps.record
-        self.world, self.drops, self.steps.record = 1, False, None
-        try:
-            with answering(self.model):
-                yield
-        finally:
-            self.world, self.drops, self.steps.record = kept
-
-    def _close_record(self) -> dict[str, Any]:
-        row = None if self.steps.record is None else self.steps.record.row()
-        if row is not None and self.on_row is not None:
-            self.on_row(row)
-        return row or {}
 
     def _read(self, label_N: Tensor, reference: Any, selected_N: Tensor | None, model: Any, hidden_ND: Tensor) -> Any:
         # Where the selection is known, the rest's term is wanted at the rest alone and one vector does for both.
@@ -349,7 +248,15 @@ class TokenTrainer(transformers.Trainer):
             known = TokenSignals(losses.nll_N, losses.entropy_N, losses.ref_nll_N, losses.kl_N, micro.column_N)
         number_N, position_N = micro.number_N, micro.at.position_N
         value_N = ranking_values(rule, known, number_N, position_N, seed=self.recipe.seed, step=self.state.global_step)
+        if losses is not None and bool(value_N.isnan().any()):
+            raise self._not_finite(micro)
         return value_N.to(self.args.device)
+
+    def _not_finite(self, micro: MicroBatch) -> InputError:
+        return InputError(
+            f"the loss of step {self.state.global_step + 1} is not finite (examples "
+            f"{', '.join(micro.batch.ids[:8])}); lower --learning-rate, or look at these examples"
+        )
 
     def _reference(self, micro: MicroBatch, hidden_ND: Tensor | None) -> tuple[Any, Tensor]:
         reference = self.recipe.reference
@@ -358,6 +265,145 @@ class TokenTrainer(transformers.Trainer):
             with self.accelerator.autocast():
                 hidden_ND = reference.hidden(micro.batch)
         return reference.model, hidden_ND
+
+    def _total(self, count: int) -> int:
+        return int(self._gather(torch.tensor([count], device=self.args.device)).sum())
+
+    def _gather(self, values: Tensor) -> Tensor:
+        """Every process's tensor of one shape, one after the other."""
+        return self.accelerator.gather(values) if self.world > 1 else values
+
+
+class TokenTrainer(StepHooks, transformers.Trainer):
+    """Trains a model by a ``Recipe``; everything else is its parent's.
+
+    Args:
+        model: a causal language model, bare or a PeftModel whose active adapter is trained.
+        args: of the parent; its batch size, accumulation and seed must be those of ``windows``.
+        recipe: what is trained.
+        examples: the data.
+        windows: order and split of the data.
+        collator: of its micro-batches.
+        held_out: name -> examples to evaluate on.
+        held_out_kl: measure their KL to the reference as well.
+        record: takes what each step selected; None keeps none.
+        tokenizer: saved with the model.
+        callbacks: further ones.
+        fingerprint: of the run, in the receipts of its checkpoints.
+        keep_checkpoints: whole checkpoints that stay.
+        on_row: takes each row of the curriculum record, in every process.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        args: transformers.TrainingArguments,
+        recipe: Recipe,
+        *,
+        examples: Sequence[Example],
+        windows: Windows,
+        collator: Collator,
+        held_out: Mapping[str, Sequence[Example]] | None = None,
+        held_out_kl: bool = False,
+        record: CurriculumRecord | None = None,
+        tokenizer: Any = None,
+        callbacks: Sequence[transformers.TrainerCallback] = (),
+        fingerprint: str = "",
+        keep_checkpoints: int = 2,
+        on_row: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.examples = examples
+        self.recipe, self.windows, self.collator, self.held_out = recipe, windows, collator, dict(held_out or {})
+        self.steps = StepRecord(record)
+        self.running = RunningQuantile()
+        self.fingerprint, self.keep_checkpoints, self.on_row = fingerprint, keep_checkpoints, on_row
+        self.held_out_kl, self.last_evaluated = held_out_kl, -1
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=NumberedExamples(examples),
+            eval_dataset=NumberedExamples(()) if self.held_out else None,  # only so that the parent agrees to evaluate
+            processing_class=tokenizer,
+            callbacks=[_Epochs(windows), *callbacks],
+        )
+        self.remove_callback(transformers.PrinterCallback)  # the caller shows, if anybody
+        self.model_accepts_loss_kwargs = True  # how releases before 5.19 are told the same
+        self.drops = has_dropout(model)
+        self.world = self.accelerator.num_processes
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As the parent; inside, the model answers ``ask``."""
+        if isinstance(resume_from_checkpoint, str):
+            self._load_own_state(Path(resume_from_checkpoint))
+        with answering(self.model):
+            done = super().train(resume_from_checkpoint, *args, **kwargs)
+        self._close_record()
+        return done
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As the parent; a line with the training loss carries what the window selected, and closes it."""
+        if "loss" in logs:
+            row = self._close_record()
+            logs |= {name: row[name] for name in LOGGED if row.get(name) is not None}
+        super().log(logs, *args, **kwargs)
+
+    def get_train_dataloader(self) -> Any:
+        """The micro-batches of this process; not prepared by accelerate, which would deal them out its own way."""
+        return training_loader(self.examples, self.windows, self.collator)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As the parent; the last micro-batch of a step closes its record."""
+        loss = super().training_step(*args, **kwargs)
+        self._micro_left -= 1
+        if self._micro_left == 0:
+            epoch = (self.state.global_step + 1) / self.windows.steps
+            self.steps.end(self._all_rows, epoch)
+        return loss
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Mean loss per completion token of every held-out set, in nats, its perplexity, and the KL to the reference.
+
+        Returns:
+            ``eval_NAME_loss``, ``eval_NAME_perplexity`` and, with a reference, ``eval_NAME_kl``.
+        """
+        metrics: dict[str, float] = {}
+        with answering(self.model), evaluation(self.model):
+            for name, examples in self.held_out.items():
+                n_tokens, nll, kl = self._sums(examples)
+                metrics[f"{metric_key_prefix}_{name}_loss"] = nll / max(1.0, n_tokens)
+                metrics[f"{metric_key_prefix}_{name}_perplexity"] = float(torch.tensor(nll / max(1.0, n_tokens)).exp())
+                if self.held_out_kl:
+                    metrics[f"{metric_key_prefix}_{name}_kl"] = kl / max(1.0, n_tokens)
+        self.last_evaluated = self.state.global_step
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside, a step is this process's own, without dropout and without record: for checks before training."""
+        kept = self.world, self.drops, self.steps.record
+        self.world, self.drops, self.steps.record = 1, False, None
+        try:
+            with answering(self.model):
+                yield
+        finally:
+            self.world, self.drops, self.steps.record = kept
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """As the parent, which would do one step more when it goes on from the checkpoint of the last step."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
+    def _close_record(self) -> dict[str, Any]:
+        row = None if self.steps.record is None else self.steps.record.row()
+        if row is not None and self.on_row is not None:
+            self.on_row(row)
+        return row or {}
 
     def _sums(self, examples: Sequence[Example]) -> tuple[float, float, float]:
         sums = torch.zeros(3, dtype=torch.float64)
@@ -372,13 +418,6 @@ class TokenTrainer(transformers.Trainer):
         if self.world > 1:
             sums = self.accelerator.reduce(sums.to(self.args.device)).cpu()
         return float(sums[0]), float(sums[1]), float(sums[2])
-
-    def _total(self, count: int) -> int:
-        return int(self._gather(torch.tensor([count], device=self.args.device)).sum())
-
-    def _gather(self, values: Tensor) -> Tensor:
-        """Every process's tensor of one shape, one after the other."""
-        return self.accelerator.gather(values) if self.world > 1 else values
 
     def _all_rows(self, rows_NF: Tensor) -> Tensor:
         """The rows of all processes, in the order of the processes."""
@@ -396,6 +435,8 @@ class TokenTrainer(transformers.Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """As the parent; then what is ours, and the receipt that makes it count."""
+        if self.state.global_step >= self.state.max_steps:
+            self._close_record()  # a run that goes on from the last checkpoint must not write the last row again
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,9 +30,7 @@ from uncertainty.loading import load_model
 from uncertainty.lora import attach_lora
 from uncertainty.model import LoadedModel, hidden_size, resolve_device
 from uncertainty.objectives import Objective
-from uncertainty.prepare import Prepared, prepare
-from uncertainty.probe import Probe, open_probe, probe_folder, run_probe
-from uncertainty.provenance import git_state, package_versions
+from uncertainty.prepare import Prepared
 from uncertainty.reference import Reference, check_reference, identical_to_student
 from uncertainty.reference_cache import CachedReference, build_cache, is_cache, predicted_bytes
 from uncertainty.reference_choice import choose_reference, vocabulary_sha256
@@ -42,11 +39,13 @@ from uncertainty.scores import read_scores
 from uncertainty.selection_rules import Rule
 from uncertainty.terms import Term
 from uncertainty.token_classes import vocabulary_classes
-from uncertainty.train_folder import TrainFolder, refuse_foreign
-from uncertainty.train_settings import TrainSettings, check_train_settings
+from uncertainty.train_folder import TrainFolder, read_evaluations, refuse_foreign
+from uncertainty.train_settings import DEMO, TrainSettings, check_train_settings
 from uncertainty.trainer import Recipe, TokenTrainer
 from uncertainty.trainer_checks import check_accumulation
-from uncertainty.training_data import Collator, Windows, check_trainable, score_column
+from uncertainty.training_callbacks import folder_callbacks
+from uncertainty.training_data import Collator, Windows, score_column
+from uncertainty.training_inputs import Inputs, info_of, read_inputs
 from uncertainty.training_setup import (
     arguments_of,
     check_loggers,
@@ -60,10 +59,9 @@ from uncertainty.training_setup import (
     weights_dtype,
 )
 
-# Settings that decide no number: they may differ when a run is resumed.
+# Settings that plain maximum likelihood, and so the reference, does not have.
 SELECTION = ("select_by", "keep", "fraction", "band", "threshold", "level", "scope")
-DISTILLATION = ("distill_weight", "temperature", "top_k")
-VOLATILE = ("device", "keep_checkpoints", "report_to", "reference_cache", "save_every")
+DISTILLATION = ("distill_weight", "temperature", "top_k", "tail", "beta")
 Say = Callable[[str], None]
 
 
@@ -109,7 +107,8 @@ def train_model(
         InputError: anything the caller gave that cannot be used.
         TypeError: a setting that does not exist.
     """
-    resolved = TrainSettings(model=str(model), dataset=str(dataset), **settings)
+    defaults = {} if model or dataset else DEMO
+    resolved = TrainSettings(**{"model": str(model), "dataset": str(dataset)} | defaults | settings)
     if out is None and not resolved.is_demo:
         raise InputError("train_model needs out=, the folder to write the run to")
     return run_training(resolved, out or "out/demo-train", overwrite=overwrite, callbacks=callbacks)
@@ -141,27 +140,45 @@ def run_training(
     Raises:
         InputError: anything in the settings, the data or the folder that cannot be used.
     """
-    goal, rule, term = check_recipe(settings)
+    check_recipe(settings)
     out = Path(out)
     refuse_foreign(out)
     state = PartialState(cpu=resolve_device(settings.device).type == "cpu")
     say = say if state.is_main_process else lambda line: None
+    inputs = read_inputs(settings, prepared)
     if prepared is None:
-        prepared = prepare(settings.data_settings)
-        for line in prepared.notices:
+        for line in inputs.prepared.notices:
             say(f"note: {line}")
-    check_trainable(prepared.examples, prepared.source.origin)
-    info = RunInfo(_deciding(settings, prepared), _record(settings, prepared, state, command))
-    with _opened(state, out, info, overwrite) as folder:
+    return _train(settings, inputs, out, overwrite=overwrite, command=command, callbacks=callbacks, say=say)
+
+
+def _train(
+    settings: TrainSettings,
+    inputs: Inputs,
+    out: Path,
+    *,
+    overwrite: bool,
+    command: Sequence[str] | None,
+    callbacks: Sequence[transformers.TrainerCallback],
+    say: Say,
+) -> TrainedRun:
+    """``run_training`` on data that is read."""
+    goal, rule, term = check_recipe(settings)
+    state = PartialState()
+    with _opened(state, out, info_of(settings, inputs, state, command), overwrite) as folder:
         if folder.info.status == "complete":
             say(f"{out} holds this run, finished: nothing was left to do")
             return TrainedRun(out, folder.info)
         started = time.monotonic()
-        if needs_reference(goal, rule) and settings.reference == "auto":
-            say("reference: the same model trained by vanilla maximum likelihood on the same data, made first")
-            made = _make_reference(settings, out, callbacks, say, prepared)
-            settings = replace(settings, reference=str(made))
-        trainer, checks = _trainer(settings, prepared, goal, rule, term, folder, state, callbacks, say)
+        try:
+            if needs_reference(goal, rule) and settings.reference == "auto":
+                say("reference: the same model trained by vanilla maximum likelihood on the same data, made first")
+                made = _make_reference(settings, inputs, out, command, callbacks, say)
+                settings = replace(settings, reference=str(made))
+            trainer, checks = _trainer(settings, inputs, goal, rule, term, folder, state, callbacks, say)
+        except InputError:
+            folder.abandon()
+            raise
         _run(trainer, settings, folder, state, say)
         totals = _put_result(trainer, settings, folder, state) | {"checks": checks}
         timings = {"seconds": time.monotonic() - started, "threads": torch.get_num_threads(), "host": platform.node()}
@@ -178,6 +195,8 @@ def check_recipe(settings: TrainSettings) -> tuple[Objective, Rule | None, Term 
     goal, term = goal_of(settings)
     rule = rule_of(settings, goal)
     lora_of(settings)
+    if settings.tuning == "qlora" and (device := resolve_device(settings.device)).type != "cuda":
+        raise InputError(f"--tuning qlora needs a GPU and the device is {device}; use --tuning lora")
     check_loggers(settings.report_to)
     return goal, rule, term
 
@@ -222,20 +241,24 @@ def _opened(state: PartialState, out: Path, info: RunInfo, overwrite: bool) -> I
 
 def _make_reference(
     settings: TrainSettings,
+    inputs: Inputs,
     out: Path,
+    command: Sequence[str] | None,
     callbacks: Sequence[transformers.TrainerCallback],
     say: Say,
-    prepared: Prepared,
 ) -> Path:
+    """Train the reference as a run of its own inside the run folder; what is there of it is gone on with."""
     nothing = {name: getattr(TrainSettings, name) for name in SELECTION + DISTILLATION}
     plain = replace(settings, objective="mle", reference="auto", reference_cache=None, **nothing)
-    plain = replace(plain, probe=0, scores=None, column=None)
-    return run_training(plain, out / "reference", callbacks=callbacks, say=say, prepared=prepared).model
+    # Loggers get one run: the steps of two would mix.
+    plain = replace(plain, probe=0, scores=None, column=None, report_to=())
+    place = out / "reference"
+    return _train(plain, inputs, place, overwrite=False, command=command, callbacks=callbacks, say=say).model
 
 
 def _trainer(
     settings: TrainSettings,
-    prepared: Prepared,
+    inputs: Inputs,
     goal: Objective,
     rule: Rule | None,
     term: Term | None,
@@ -245,7 +268,7 @@ def _trainer(
     say: Say,
 ) -> tuple[TokenTrainer, dict[str, Any]]:
     """Everything that a run is made of, proved to fit together before the first step."""
-    precision = precision_of(settings, state.device)
+    prepared, precision = inputs.prepared, precision_of(settings, state.device)
     loaded = _load(settings, prepared, weights_dtype(settings, precision), state.device)
     model = _student(loaded, settings)
     if settings.packing:
@@ -253,11 +276,9 @@ def _trainer(
     examples = prepared.examples
     check = collate(longest_first(examples, 2), pad_id=_pad_id(prepared))
     checks: dict[str, Any] = {}
-    held_out = {name: _held_out(settings, path, loaded) for name, path in settings.held_out.items()}
-    every_held_out = [example for one in held_out.values() for example in one]
     reference = None
     if needs_reference(goal, rule):
-        reference = _reference(settings, model, loaded, examples, every_held_out, state, say)
+        reference = _reference(settings, model, loaded, examples, inputs.every_held_out, state, say)
         checks["reference_self_kl"] = check_reference(reference, check)
         _refuse_void(goal, rule, reference, model, check)
     columns = _columns(settings, examples)
@@ -285,8 +306,8 @@ def _trainer(
         folder.path / "checkpoints",
         device=state.device,
         precision=precision,
-        evaluates=bool(held_out),
-        evaluates_first=bool(held_out) and not folder.resumed,
+        evaluates=bool(inputs.held_out),
+        evaluates_first=bool(inputs.held_out) and not read_evaluations(folder.path),
     )
     trainer = TokenTrainer(
         model,
@@ -295,11 +316,11 @@ def _trainer(
         examples=examples,
         windows=windows,
         collator=collator,
-        held_out=held_out,
-        held_out_kl=_measures_kl(reference, every_held_out, say),
+        held_out=inputs.held_out,
+        held_out_kl=_measures_kl(reference, inputs.every_held_out, say),
         record=record,
         tokenizer=prepared.tokenizer,
-        callbacks=[*callbacks, *_own_callbacks(settings, prepared, model, folder, state)],
+        callbacks=[*callbacks, *folder_callbacks(settings, prepared, model, folder, state)],
         fingerprint=folder.info.fingerprint,
         keep_checkpoints=settings.keep_checkpoints,
         on_row=lambda row: append_row(folder.path, row) if state.is_main_process else None,
@@ -337,7 +358,14 @@ def _run(trainer: TokenTrainer, settings: TrainSettings, folder: TrainFolder, st
 def _put_result(
     trainer: TokenTrainer, settings: TrainSettings, folder: TrainFolder, state: PartialState
 ) -> dict[str, Any]:
-    """Save the trained adapter or model under its final name; a crash leaves the old one or the new one."""
+    """Save the trained adapter or model under its final name.
+
+    Raises:
+        InputError: it is not finite: the last step went wrong, after its loss was looked at.
+    """
+    model: Any = trainer.model
+    if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters() if weight.requires_grad):
+        raise InputError("the trained weights are not finite; train again with a lower --learning-rate")
     name = "model" if settings.tuning == "full" else "adapter"
     staged = folder.path / ".tmp" / name
     if state.is_main_process:
@@ -348,6 +376,8 @@ def _put_result(
 
     def put() -> None:
         (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle, with paths of this machine
+        if name == "adapter":
+            (staged / "README.md").unlink(missing_ok=True)  # peft's form, of which nothing is filled in
         folder.put(name, staged)
 
     on_main(state, put)
@@ -442,65 +472,6 @@ def _columns(settings: TrainSettings, examples: Sequence[Example]) -> Mapping[st
     return score_column(examples, table, table.columns[-1], settings.scores)
 
 
-def _held_out(settings: TrainSettings, path: str, loaded: LoadedModel) -> list[Example]:
-    data = replace(settings.data_settings, dataset=path, limit=settings.eval_limit, format=None, split=None)
-    return prepare(data, loaded).examples
-
-
-def _own_callbacks(
-    settings: TrainSettings, prepared: Prepared, model: Any, folder: TrainFolder, state: PartialState
-) -> list[transformers.TrainerCallback]:
-    own: list[transformers.TrainerCallback] = [_Metrics(folder)] if state.is_main_process else []
-    if settings.probe:
-        own.append(_Probes(settings, prepared, model, folder, state))
-    return own
-
-
-class _Metrics(transformers.TrainerCallback):
-    """Everything that is logged, one line each, in ``metrics.jsonl``."""
-
-    def __init__(self, folder: TrainFolder) -> None:
-        self.folder = folder
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        self.folder.log({"step": state.global_step, **(logs or {})})
-
-
-class _Probes(transformers.TrainerCallback):
-    """Scores a fixed set of training examples as a table, before, while and after training."""
-
-    def __init__(
-        self, settings: TrainSettings, prepared: Prepared, model: Any, folder: TrainFolder, state: PartialState
-    ) -> None:
-        count = min(settings.probe, len(prepared.examples))
-        chosen = np.linspace(0, len(prepared.examples) - 1, count).round().astype(int).tolist()
-        self.prepared = replace(
-            prepared,
-            settings=replace(prepared.settings, passes=settings.probe_passes, seed=settings.seed),
-            examples=[prepared.examples[i] for i in chosen],
-            rows=[prepared.rows[i] for i in chosen],
-            skipped=[],
-        )
-        self.every, self.model, self.folder, self.state = settings.probe_every, model, folder, state
-        self.probe: Probe | None = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._score(state.global_step)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        every = self.every or max(1, state.max_steps // 2)
-        if state.global_step % every == 0 or state.global_step == state.max_steps:
-            self._score(state.global_step)
-
-    def _score(self, step: int) -> None:
-        if self.state.is_main_process:
-            if self.probe is None:
-                run, name = self.folder.info.fingerprint, self.folder.path.name
-                self.probe = open_probe(self.model, self.prepared, run=run, name=name)
-            run_probe(self.probe, step, probe_folder(self.folder.path, step))
-        self.state.wait_for_everyone()
-
-
 def _agreed(state: PartialState, size: int) -> int:
     """The smallest of what the processes found."""
     if state.num_processes == 1:
@@ -513,40 +484,3 @@ def _agreed(state: PartialState, size: int) -> int:
 def _pad_id(prepared: Prepared) -> int:
     pad = prepared.tokenizer.pad_token_id
     return 0 if pad is None else int(pad)
-
-
-def _deciding(settings: TrainSettings, prepared: Prepared) -> dict[str, Any]:
-    """The settings that decide the weights; a folder is resumed only where all of them agree."""
-    source = prepared.source
-    stated = {name: value for name, value in asdict(settings).items() if name not in VOLATILE}
-    return stated | {
-        "data": {
-            **({"files": source.files} if source.files else {"name": source.origin, "revision": source.revision}),
-            "format": source.format,
-            "template": {"name": prepared.template.name, "sha256": prepared.template.sha256},
-            "max_length": prepared.max_length,
-        },
-        "packages": package_versions(TRAINING_PACKAGES),
-    }
-
-
-TRAINING_PACKAGES = ("token-uncertainty", "torch", "transformers", "peft", "accelerate", "tokenizers")
-
-
-def _record(
-    settings: TrainSettings, prepared: Prepared, state: PartialState, command: Sequence[str] | None
-) -> dict[str, Any]:
-    return {
-        "dataset": {"origin": prepared.source.origin, "kind": prepared.source.kind},
-        "examples": len(prepared.examples),
-        "completion_tokens": prepared.completion_tokens,
-        "skipped": len(prepared.skipped),
-        "processes": state.num_processes,
-        "device": str(state.device),
-        "resolved": asdict(settings),
-        "command": None if command is None else list(command),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "git": git_state(),
-        "working_folder": os.getcwd(),
-    }

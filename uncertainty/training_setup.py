@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -18,7 +18,7 @@ from uncertainty.errors import InputError
 from uncertainty.lora import ALL_LINEAR, LoraSettings
 from uncertainty.objectives import Objective, objective, rest_term
 from uncertainty.selection_rules import Rule
-from uncertainty.terms import Term
+from uncertainty.terms import Tail, Term
 from uncertainty.token_losses import token_losses
 from uncertainty.train_settings import TrainSettings
 from uncertainty.training_data import Windows
@@ -66,7 +66,7 @@ def goal_of(settings: TrainSettings) -> tuple[Objective, Term | None]:
         raise InputError(f"{what} reads a column of a score table; give --scores RUN and --column, such as epistemic")
     if settings.scores and not reads_column:
         raise InputError("--scores is given but nothing reads it; add --select-by column or --objective weighted")
-    return goal, rest_term(goal, top_k=settings.top_k)
+    return goal, rest_term(goal, top_k=settings.top_k, tail=cast(Tail, settings.tail), beta=settings.beta)
 
 
 def lora_of(settings: TrainSettings) -> LoraSettings:

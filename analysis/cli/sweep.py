@@ -70,6 +70,7 @@ class SweepOptions:
 
     passes: int = same_option(ScoreOptions, "passes")
     rng: str = same_option(ScoreOptions, "rng")
+    masks: str = same_option(ScoreOptions, "masks")
     seed: int = same_option(ScoreOptions, "seed")
     measures: tuple[str, ...] = same_option(ScoreOptions, "measures")
     vocabulary: str = same_option(ScoreOptions, "vocabulary")

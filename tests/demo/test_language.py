@@ -8,13 +8,14 @@ from math import prod, sqrt
 import pytest
 from scipy import stats
 
-from uncertainty.demo import demo_data_path
+from uncertainty.demo import demo_data_path, demo_new_facts_path, demo_training_path
 from uncertainty.demo.facts import NEVER_TOLD, RANKED_FACTS, VALUE_OF
 from uncertainty.demo.language import (
     HELD_OUT_CONVERSATIONS,
     TOKEN_CLASSES,
     answer,
     draw_answer,
+    fine_tune_jsonl,
     generate,
     held_out_jsonl,
     is_held_out,
@@ -210,6 +211,24 @@ def test_generate_gives_the_same_rows_for_the_same_seed_and_more_rows_do_not_cha
 
 def test_the_data_file_is_the_generators_output_byte_for_byte():
     assert demo_data_path().read_bytes() == held_out_jsonl().encode()
+
+
+def test_the_files_to_fine_tune_on_are_the_generators_output_byte_for_byte():
+    assert demo_training_path().read_bytes() == fine_tune_jsonl().encode()
+    assert demo_new_facts_path().read_bytes() == fine_tune_jsonl(held_out=True).encode()
+
+
+def test_fine_tuning_tells_facts_never_told_before_and_is_tested_on_the_same_in_other_conversations():
+    texts = demo_training_path().read_text(), demo_new_facts_path().read_text()
+    told, held_out = ([json.loads(line) for line in text.splitlines()] for text in texts)
+    facts = [Counter(truth.fact for row in rows for truth in oracle(row) if truth.fact) for rows in (told, held_out)]
+    assert NEVER_TOLD <= facts[0].keys()
+    assert sum(facts[0][fact] for fact in NEVER_TOLD) > 0.8 * len(told)
+    assert facts[1].keys() & NEVER_TOLD <= facts[0].keys()
+    openings = [{row["messages"][0]["content"] for row in rows} for rows in (told, held_out)]
+    assert not openings[0] & openings[1]
+    assert not any(map(is_held_out, openings[0]))
+    assert all(map(is_held_out, openings[1]))
 
 
 def test_the_data_file_holds_every_kind_class_and_frequency_of_facts():

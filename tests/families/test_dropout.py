@@ -9,7 +9,8 @@ from conftest import TINY
 from uncertainty.engine import Rows
 from uncertainty.errors import InputError
 from uncertainty.families import keyed
-from uncertainty.families.dropout import BLOCKS, McDropout
+from uncertainty.families.dropout import McDropout
+from uncertainty.families.keyed_attention import BLOCKS
 from uncertainty.families.sites import KINDS
 from uncertainty.model import final_hidden, vocabulary_size
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from uncertainty.cli.options import command, option
 from uncertainty.errors import InputError
+from uncertainty.settings import FAMILY_NAMES
 from uncertainty.settings import ScoreSettings as Defaults
 
 if TYPE_CHECKING:  # torch and transformers are imported when they are needed: --help must stay quick
@@ -23,12 +24,14 @@ if TYPE_CHECKING:  # torch and transformers are imported when they are needed: -
 
 PROG = "unc-score"
 DESCRIPTION = """Score every completion token of a data set: loss and entropy of a deterministic pass, and total,
-aleatoric and epistemic (BALD) uncertainty from Monte Carlo dropout, in nats. Writes one row per token as parquet.
+aleatoric and epistemic (BALD) uncertainty from Monte Carlo dropout (or an ensemble, or noise on the weights), in nats.
+Writes one row per token as parquet.
 With no options at all it scores the embedded data set with the embedded model."""
 EPILOG = """examples:
   unc-score
   unc-score --model meta-llama/Llama-3.2-1B --dataset gsm8k.jsonl --limit 100 --out out/gsm8k
   unc-score --model ./my-model --dataset chats.parquet --show 3     look at the completion mask, then stop
+  unc-score --family adapter-ensemble --members out/a,out/b,out/c   runs of unc-train on the demo, other seeds
   unc-score --config run.yaml --passes 20                           a file of options, one changed
 
 An interrupted run goes on when the same command is given again."""
@@ -85,12 +88,42 @@ class ScoreOptions:
         Defaults.keep_columns, "columns to copy into the examples table, comma separated", group=DATA
     )
 
-    passes: int = option(Defaults.passes, "stochastic passes of every example", unit="passes", group=MEMBERS)
-    rate: float = option(Defaults.rate, "dropout rate of every site, 0 to 1", group=MEMBERS)
+    family: str = option(
+        Defaults.family,
+        "how members are drawn: dropout masks, adapters on one base, whole models, or noise on the weights",
+        choices=FAMILY_NAMES,
+        group=MEMBERS,
+    )
+    members: tuple[str, ...] = option(
+        Defaults.members,
+        "of an ensemble, comma separated: folders of adapters (or of unc-train), or of models, or @REVISION of the "
+        "model on the hub",
+        group=MEMBERS,
+    )
+    passes: int = option(
+        Defaults.passes,
+        "stochastic passes of every example; an ensemble has one for each member",
+        unit="passes",
+        group=MEMBERS,
+    )
+    target_se: str | None = option(
+        Defaults.target_se,
+        "stop an example when the standard error of epistemic is so small at 95 % of its tokens: nats (0.01) or a "
+        "share of the value (5%); --passes is then the most it gets",
+        group=MEMBERS,
+        metavar="X",
+    )
+    rate: float = option(
+        Defaults.rate,
+        "dropout rate of every site, 0 to 1; with weight-noise, its standard deviation as a share of each weight "
+        "matrix's root mean square",
+        group=MEMBERS,
+    )
     sites: str = option(
         Defaults.sites,
         "where dropout acts: native (all the architecture has), or any of attention, residual, embedding, mlp, comma "
-        "separated; what the architecture lacks is injected",
+        "separated; what the architecture lacks is injected; with weight-noise, native (every linear layer but the "
+        "vocabulary head), attention or mlp",
         group=MEMBERS,
     )
     rng: str = option(
@@ -107,7 +140,12 @@ class ScoreOptions:
         choices=("iid", "balanced"),
         group=MEMBERS,
     )
-    seed: int = option(Defaults.seed, "seed of the dropout masks", group=MEMBERS)
+    noise: str = option(
+        Defaults.noise,
+        "of weight-noise: gaussian, or low-rank:RANK, which is cheaper to draw and holds no second set of weights",
+        group=MEMBERS,
+    )
+    seed: int = option(Defaults.seed, "seed of the dropout masks, or of the noise", group=MEMBERS)
     measures: tuple[str, ...] = option(
         Defaults.measures,
         "columns to add, comma separated, or all: epistemic_corrected (without its bias), epistemic_low and _high "
@@ -190,7 +228,8 @@ def _run(options: ScoreOptions, arguments: Sequence[str]) -> int:
     if notice := go_offline(settings):
         _say(f"note: {notice}")
     quiet_libraries()
-    from uncertainty.scoring import family_of, open_job
+    from uncertainty.family_choice import family_of
+    from uncertainty.scoring import open_job
 
     family_of(settings)
     prepared = prepare(settings)
@@ -223,7 +262,7 @@ def _score(job: Job, options: ScoreOptions) -> int:
         _say("all of it was scored before: nothing was left to do")
     for change in finished.info.timings.get("record_changes", []):
         _say(f"note: a part of this run was made under other circumstances: {change}")
-    print(_summary(finished))
+    print(_summary(finished, job.prepared.settings))
     return 0
 
 
@@ -290,6 +329,8 @@ def _coloured(stream: Any) -> bool:
 
 
 def _about_job(job: Job, folder: Path) -> list[str]:
+    from uncertainty.family_choice import about_family, way_of_drawing
+
     record, settings = job.loaded.record, job.prepared.settings
     lines = [
         f"model: {record['name']}, {record['architecture']}, {record['parameters']:,} parameters, {record['dtype']} "
@@ -302,33 +343,42 @@ def _about_job(job: Job, folder: Path) -> list[str]:
             f"{vocabulary['logits'] - vocabulary['tokenizer']:,} padded ones are "
             f"{'kept, as the model has them' if settings.vocabulary == 'model' else 'left out'}"
         )
-    groups: dict[tuple[Any, ...], list[str]] = {}
-    for site in job.report["sites"]:
-        groups.setdefault((site["kind"], site["origin"], site["native_rate"], site["rate"]), []).append(site["name"])
-    for (kind, origin, native, rate), names in groups.items():
-        was = "" if native is None else f", {native:g} as loaded"
-        lines.append(f"dropout: {len(names)} {origin} {kind} sites at rate {rate:.6g}{was} (first: {names[0]})")
+    lines += about_family(settings, job.report)
     expected = job.estimate()
+    at_most = "" if settings.target is None else "at most "
     lines.append(
-        f"plan: {settings.passes} passes, {job.report['masks']} masks ({job.report['rng']}), seed {settings.seed}, "
+        f"plan: {_passes_planned(job)}, {way_of_drawing(settings)}, "
         f"{len(job.shards)} shards of {settings.shard_examples} examples, "
         f"{job.budget.tokens_per_batch:,} tokens per forward"
     )
     lines.append(
-        f"estimate: {duration(expected['seconds'])}, {_size(expected['peak_bytes'])} of memory beside the libraries, "
-        f"{_size(expected['disk_bytes'])} on disk in {folder}"
+        f"estimate: {at_most}{duration(expected['seconds'])}, {_size(expected['peak_bytes'])} of memory beside the "
+        f"libraries, {_size(expected['disk_bytes'])} on disk in {folder}"
     )
     return lines
 
 
-def _summary(finished: ScoredRun) -> str:
+def _passes_planned(job: Job) -> str:
+    settings = job.prepared.settings
+    if settings.target is None:
+        return f"{settings.passes} passes"
+    looks = ", ".join(str(end) for end in job.ends[:-1])
+    return (
+        f"at most {settings.passes} passes, until the error of epistemic is {settings.target.text} (looking after "
+        f"{looks})"
+    )
+
+
+def _summary(finished: ScoredRun, settings: Defaults) -> str:
     from uncertainty.scores import run_measures
-    from uncertainty.summary import summary_text
+    from uncertainty.summary import passes_text, summary_text
 
     totals, timings = finished.info.totals, finished.info.timings
-    scores = finished.scores(["example_id", *run_measures(finished.path)])
+    scores = finished.scores(["example_id", "n_passes", *run_measures(finished.path)])
     path = shlex.quote(str(finished.path))
     lines = [summary_text(scores, totals.get("skipped", {})), ""]
+    if settings.target is not None:
+        lines += [passes_text(scores, settings.target, settings.passes), ""]
     if timings.get("tokens_per_second"):
         lines.append(
             f"took {duration(timings['seconds'])} ({timings['tokens_per_second']:,.0f} completion tokens/s with all "
@@ -371,11 +421,12 @@ def progress_meter(job: Job) -> _Meter:
         return _Meter(plain, lambda: None)
     from tqdm import tqdm
 
+    most = "" if job.prepared.settings.target is None else "at most "
     bar = tqdm(total=len(job.prepared.examples), unit="example", file=sys.stderr, dynamic_ncols=True)
 
     def draw(progress: Progress, speed: str) -> None:
         bar.initial = progress.resumed_examples
-        bar.set_postfix_str(f"{speed} x {job.prepared.settings.passes} passes", refresh=False)
+        bar.set_postfix_str(f"{speed} x {most}{job.prepared.settings.passes} passes", refresh=False)
         bar.update(progress.resumed_examples + progress.examples - bar.n)
 
     return _Meter(draw, bar.close)

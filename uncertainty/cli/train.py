@@ -7,7 +7,6 @@ import re
 import shlex
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from uncertainty.cli.options import command, option, same_option
 from uncertainty.cli.score import ScoreOptions, about_data, duration, interrupt, quiet_libraries
 from uncertainty.selection_rules import KEEPS, LEVELS, SCOPES, SIGNALS
-from uncertainty.train_settings import OBJECTIVE_NAMES, PRECISIONS, SCHEDULES, TUNINGS
+from uncertainty.train_settings import DEMO, OBJECTIVE_NAMES, PRECISIONS, SCHEDULES, TAILS, TUNINGS
 from uncertainty.train_settings import TrainSettings as Defaults
 
 if TYPE_CHECKING:  # torch and transformers are imported when they are needed: --help must stay quick
@@ -70,6 +69,18 @@ class TrainOptions:
     )
     temperature: float = option(Defaults.temperature, "of student and reference in the rest's term", group=GOAL)
     top_k: int = option(Defaults.top_k, "tokens of the reference kept by the -topk objectives", group=GOAL)
+    tail: str = option(
+        Defaults.tail,
+        "what becomes of the reference's other tokens there: left out, as in the paper; left out and the kept ones "
+        "made to sum to 1; or counted as one token",
+        choices=TAILS,
+        group=GOAL,
+    )
+    beta: float = option(
+        Defaults.beta,
+        "place of the mixture in the jsd objectives: near 0 as forward KL, near 1 as reverse",
+        group=GOAL,
+    )
 
     select_by: str = option(
         Defaults.select_by, f"what tokens are ranked by. {_listed(SIGNALS)}", choices=tuple(SIGNALS), group=SELECTION
@@ -127,12 +138,18 @@ class TrainOptions:
         Defaults.lora_targets, "all-linear, or the names of modules, comma separated", group=TUNING
     )
 
-    learning_rate: float = option(Defaults.learning_rate, "peak learning rate of AdamW", group=STEPS)
+    learning_rate: float | None = option(
+        None,
+        f"peak learning rate of AdamW (default: {Defaults.learning_rate:g}; the demo: {DEMO['learning_rate']:g})",
+        group=STEPS,
+    )
     schedule: str = option(Defaults.schedule, "of the learning rate", choices=SCHEDULES, group=STEPS)
     warmup: float = option(Defaults.warmup, "share of the steps in which it rises to its peak, 0 to 1", group=STEPS)
     weight_decay: float = option(Defaults.weight_decay, "of AdamW", group=STEPS)
     clip: float = option(Defaults.clip, "largest norm of the gradient; 0 does not clip", group=STEPS)
-    epochs: float = option(Defaults.epochs, "passes over the data", group=STEPS)
+    epochs: float | None = option(
+        None, f"passes over the data (default: {Defaults.epochs:g}; the demo: {DEMO['epochs']:g})", group=STEPS
+    )
     max_steps: int | None = option(Defaults.max_steps, "stop after so many steps", unit="steps", group=STEPS)
     batch: int = option(
         Defaults.batch, "examples of one optimizer step, all processes together", unit="examples", group=STEPS
@@ -189,6 +206,10 @@ class TrainOptions:
         given = {field.name: getattr(self, field.name) for field in fields(Defaults)}
         given |= {"model": self.model or "", "dataset": self.dataset or ""}
         given["micro_batch"] = None if self.micro_batch == "auto" else self.micro_batch
+        is_demo = not self.model and not self.dataset
+        for name in DEMO:
+            if given[name] is None:
+                given[name] = DEMO[name] if is_demo else getattr(Defaults, name)
         return Defaults(**given)
 
     def folder(self) -> Path:
@@ -215,7 +236,8 @@ def run(options: TrainOptions, arguments: Sequence[str]) -> int:
         return _run(options, arguments)
     except KeyboardInterrupt:
         folder = options.folder()
-        _say(f"interrupted; checkpoints up to now are safe in {folder}. The same command goes on from the last one.")
+        safe = f"checkpoints up to now are safe in {folder}. The same command goes on from the last one."
+        _say(f"interrupted; {safe if folder.is_dir() else 'nothing was written'}")
         return 130
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -241,18 +263,18 @@ def _run(options: TrainOptions, arguments: Sequence[str]) -> int:
     prepared = prepare(settings.data_settings)
     for line in about_data(prepared):
         _say(line)
-    started = time.monotonic()
-    trained = run_training(
-        settings,
-        options.folder(),
-        overwrite=options.overwrite,
-        command=[PROG, *arguments],
-        callbacks=[progress_callback(_say)] if _is_first() else [],
-        say=_say,
-        prepared=prepared,
-    )
+    with progress_callback(_say) as progress:
+        trained = run_training(
+            settings,
+            options.folder(),
+            overwrite=options.overwrite,
+            command=[PROG, *arguments],
+            callbacks=[progress] if _is_first() else [],
+            say=_say,
+            prepared=prepared,
+        )
     if _is_first():
-        print(_summary(trained, settings, time.monotonic() - started))
+        print(_summary(trained, settings))
     return 0
 
 
@@ -268,7 +290,7 @@ def _say(*lines: str) -> None:
             print(line, file=sys.stderr)
 
 
-def _summary(trained: TrainedRun, settings: Defaults, seconds: float) -> str:
+def _summary(trained: TrainedRun, settings: Defaults) -> str:
     from uncertainty.train_folder import read_evaluations
 
     totals = trained.info.totals
@@ -282,12 +304,12 @@ def _summary(trained: TrainedRun, settings: Defaults, seconds: float) -> str:
     model, path = shlex.quote(str(trained.model)), trained.path
     data = "" if settings.is_demo else f" --dataset {shlex.quote(settings.dataset)}"
     if settings.is_demo:
-        from uncertainty.demo import demo_data_path
+        from uncertainty.demo import demo_new_facts_path
 
-        data = f" --dataset {shlex.quote(str(demo_data_path()))}"
+        data = f" --dataset {shlex.quote(str(demo_new_facts_path()))}"
     lines += [
         "",
-        f"took {duration(seconds)}",
+        f"took {duration(trained.info.timings['seconds'])}",
         f"{totals['result'] + ':':<12}{trained.model}",
         *([f"{'reference:':<12}{totals['reference']['name']}"] if (totals["reference"] or {}).get("name") else []),
         f"{'selected:':<12}{path}/curriculum.jsonl",

@@ -24,3 +24,8 @@ def demo_data_path() -> Path:
 def demo_training_path() -> Path:
     """Return the embedded conversations to fine-tune on, a ``.jsonl`` file in the ``messages`` format."""
     return _HERE / "data" / "fine_tune.jsonl"
+
+
+def demo_new_facts_path() -> Path:
+    """Return embedded conversations about the facts that those to fine-tune on tell, none of which they hold."""
+    return _HERE / "data" / "fine_tune_held_out.jsonl"

@@ -43,11 +43,10 @@ import random
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Final
 
 from uncertainty.demo.facts import VALUE_OF, fact_name
-from uncertainty.demo.questions import Question, draw, draw_question, read_question
+from uncertainty.demo.questions import Question, draw, draw_new_fact_question, draw_question, read_question
 from uncertainty.demo.words import ADJECTIVES_OF, END, MOOD_OF, SIGN_OF, join_words, split_words
 
 HELD_OUT_SEED: Final = 2503
@@ -55,6 +54,7 @@ HELD_OUT_CONVERSATIONS: Final = 128
 HELD_OUT_MODULUS: Final = 16
 FINE_TUNE_SEED: Final = 16511
 FINE_TUNE_CONVERSATIONS: Final = 512
+FINE_TUNE_HELD_OUT_CONVERSATIONS: Final = 64
 SECOND_QUESTION_PROBABILITY: Final = 0.35
 TOKEN_CLASSES: Final = ("structure", "copy", "arithmetic", "fact", "choice", "draw", "label")
 
@@ -103,9 +103,7 @@ def generate(n: int, seed: int, *, held_out: bool = False) -> Iterator[dict[str,
     """
     rng = random.Random(seed)
     for number in range(n):
-        messages = _draw_conversation(rng, held_out)
-        kinds = [question.kind for m in messages[::2] if (question := read_question(m["content"]))]
-        yield {"id": f"demo-{number:05d}", "kind": "+".join(kinds), "messages": messages}
+        yield _row(f"demo-{number:05d}", _draw_conversation(rng, held_out))
 
 
 def held_out_jsonl() -> str:
@@ -114,14 +112,21 @@ def held_out_jsonl() -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def fine_tune_jsonl() -> str:
-    """Return the text of ``data/fine_tune.jsonl``: `FINE_TUNE_CONVERSATIONS` rows that ask for facts.
+def fine_tune_jsonl(*, held_out: bool = False) -> str:
+    """Return the text of ``data/fine_tune.jsonl``, or of ``data/fine_tune_held_out.jsonl``.
 
-    A stand-in for post-training data: of all that the language has, the part that is left to be learnt, since the
-    embedded model knows its rules and only the facts that it was told often.
+    Rows that ask for one of the facts never told, then perhaps something else: a stand-in for post-training data, with
+    knowledge that the embedded model lacks and can learn. The held-out rows ask for the same facts in other
+    conversations, none of whose openings opens one of the others.
     """
-    asked = (row for row in generate(20 * FINE_TUNE_CONVERSATIONS, FINE_TUNE_SEED) if "fact" in row["kind"])
-    return "".join(json.dumps(row) + "\n" for row in islice(asked, FINE_TUNE_CONVERSATIONS))
+    rng = random.Random(FINE_TUNE_SEED + held_out)
+    rows = []
+    for number in range(FINE_TUNE_HELD_OUT_CONVERSATIONS if held_out else FINE_TUNE_CONVERSATIONS):
+        text = draw_new_fact_question(rng)
+        while is_held_out(text) != held_out:
+            text = draw_new_fact_question(rng)
+        rows.append(_row(f"new-{number:05d}", _continued(text, rng, held_out=False)))
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def is_held_out(first_message: str) -> bool:
@@ -157,10 +162,20 @@ def draw_answer(points: Answer, rng: random.Random) -> list[str]:
     return words[:-1]
 
 
+def _row(name: str, messages: list[Message]) -> dict[str, Any]:
+    kinds = [question.kind for m in messages[::2] if (question := read_question(m["content"]))]
+    return {"id": name, "kind": "+".join(kinds), "messages": messages}
+
+
 def _draw_conversation(rng: random.Random, held_out: bool) -> list[Message]:
     text = draw_question(rng, may_greet=True, held_out=held_out)
     while is_held_out(text) != held_out:
         text = draw_question(rng, may_greet=True, held_out=held_out)
+    return _continued(text, rng, held_out=held_out)
+
+
+def _continued(text: str, rng: random.Random, *, held_out: bool) -> list[Message]:
+    """The conversation that opens with ``text``: its answer, then perhaps a second question with its own."""
     messages, person = _draw_turn(text, None, rng)
     if rng.random() < SECOND_QUESTION_PROBABILITY:
         messages += _draw_turn(draw_question(rng, may_greet=False, held_out=held_out), person, rng)[0]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
-from uncertainty.demo.facts import COUNTRIES, RANKED_FACTS, RELATIONS, TOLD_WEIGHT, fact_name
+from uncertainty.demo.facts import COUNTRIES, N_NEVER_TOLD, RANKED_FACTS, RELATIONS, TOLD_WEIGHT, fact_name
 from uncertainty.demo.words import HABITS, MAX_NUMBER, MOOD_OF, PEOPLE, SIDES, SIGN_OF, THINGS, WORKS
 
 GREETINGS: Final[Mapping[str, float]] = {"": 0.4, "I am {person}. ": 0.3, "Hello, I am {person}. ": 0.3}
@@ -73,6 +73,13 @@ def draw_question(rng: random.Random, *, may_greet: bool, held_out: bool) -> str
     """Draw the text of one user message; ``may_greet`` lets it open with a greeting and a name."""
     greeting = draw(GREETINGS, rng) if may_greet else ""
     return greeting.format(person=_pick(PEOPLE, rng)) + _DRAW[draw(KINDS, rng)](rng, held_out)
+
+
+def draw_new_fact_question(rng: random.Random) -> str:
+    """Draw the text of an opening message that asks for one of the facts never told, all equally often."""
+    greeting = draw(GREETINGS, rng).format(person=_pick(PEOPLE, rng))
+    relation, country = _pick(RANKED_FACTS[-N_NEVER_TOLD:], rng).split(" of ")
+    return greeting + WORDINGS["fact"][0].format(relation_1=relation, country=country)
 
 
 def read_question(text: str) -> Question | None:

@@ -2,7 +2,8 @@
 
 A small Llama with attention dropout, trained in train mode by the loss on completion tokens, on a stream
 of conversations that is read once. The only file of this folder that imports torch; a plain loop, about
-ten minutes of one core. ``--out DIR`` writes elsewhere, ``--steps N`` makes it shorter.
+ten minutes of one core. ``--out DIR`` writes elsewhere, ``--steps N`` makes it shorter, ``--checkpoints 300,1000``
+also keeps the model as it was after those steps, in ``DIR/step-000300`` and so on.
 
 Which tokens are completion is not computed from the chat template here: the generator knows which tokens
 it drew, and those are the labels. A test holds this equal to the rendering of the same conversations.
@@ -32,8 +33,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from uncertainty.demo.card import model_card
 from uncertainty.demo.facts import RANKED_FACTS
-from uncertainty.demo.language import Point, generate, held_out_jsonl
-from uncertainty.demo.oracle import fact_group, oracle, read_points
+from uncertainty.demo.language import Point, fine_tune_jsonl, generate, held_out_jsonl
+from uncertainty.demo.oracle import FACTS_SEEN_PATH, fact_group, oracle, read_points
 from uncertainty.demo.tokenizer import CHAT_TEMPLATE, word_tokenizer
 from uncertainty.demo.words import ID_OF, VOCABULARY, split_words
 
@@ -115,7 +116,11 @@ def new_model(settings: Settings) -> LlamaForCausalLM:
 
 
 def train(
-    settings: Settings, *, stop_after: int | None = None, report: Callable[[int, float], None] | None = None
+    settings: Settings,
+    *,
+    stop_after: int | None = None,
+    report: Callable[[int, float], None] | None = None,
+    look: Callable[[int, LlamaForCausalLM, Mapping[str, int]], None] | None = None,
 ) -> Trained:
     """Train the demo model from nothing.
 
@@ -124,6 +129,7 @@ def train(
         stop_after: Stop after so many steps of the same road (the learning rate still follows
             ``settings.steps``); None for all.
         report: Called with (steps done, loss of the step) after each step.
+        look: Called with (steps done, model, how often each fact was told so far) after each step; must only read.
     """
     started = time.process_time()
     losses: list[float] = []
@@ -146,6 +152,8 @@ def train(
             losses.append(loss.item())
             if report:
                 report(step + 1, losses[-1])
+            if look:
+                look(step + 1, model, seen)
     return Trained(model.eval(), losses, dict(seen), time.process_time() - started)
 
 
@@ -179,14 +187,20 @@ def save(trained: Trained, settings: Settings, out: Path) -> None:
     """Write model, tokenizer, record, card, facts seen and held-out conversations under ``out``."""
     model_path, data_path = out / "model", out / "data"
     data_path.mkdir(parents=True, exist_ok=True)
-    trained.model.save_pretrained(model_path)
-    _tokenizer(settings).save_pretrained(model_path)
-    (model_path / "model.safetensors").chmod(0o644)  # safetensors writes it for its owner alone
+    _save_model(trained.model, settings, model_path)
     record = _record(trained, settings)
     (model_path / "training.json").write_text(_as_json(record), encoding="utf-8")
     (model_path / "README.md").write_text(model_card(record), encoding="utf-8")
     (data_path / "facts_seen.json").write_text(_as_json(trained.facts_seen), encoding="utf-8")
     (data_path / "held_out.jsonl").write_text(held_out_jsonl(), encoding="utf-8")
+    (data_path / "fine_tune.jsonl").write_text(fine_tune_jsonl(), encoding="utf-8")
+    (data_path / "fine_tune_held_out.jsonl").write_text(fine_tune_jsonl(held_out=True), encoding="utf-8")
+
+
+def save_checkpoint(model: LlamaForCausalLM, facts_seen: Mapping[str, int], settings: Settings, folder: Path) -> None:
+    """Write a model in the middle of its training, its tokenizer, and how often each fact was told it so far."""
+    _save_model(model, settings, folder)
+    (folder / FACTS_SEEN_PATH.name).write_text(_as_json(dict(facts_seen)), encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -194,10 +208,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m uncertainty.demo.train", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent, help="folder to write to")
     parser.add_argument("--steps", type=int, default=Settings.steps, help="optimizer steps (default %(default)s)")
+    parser.add_argument("--checkpoints", default="", help="also keep the model after these steps, as 300,1000,2500")
     options = parser.parse_args(arguments)
+    kept = [part.strip() for part in options.checkpoints.split(",") if part.strip()]
+    if not all(step.isdecimal() and 1 <= int(step) <= options.steps for step in kept):
+        parser.error(f"--checkpoints {options.checkpoints}: give steps from 1 to {options.steps}, as 300,1000,2500")
     torch.set_num_threads(1)  # the sums of a step, and so the weights, depend on the number of threads
     settings = replace(Settings(), steps=options.steps)
-    save(train(settings, report=_report), settings, options.out)
+
+    def look(step: int, model: LlamaForCausalLM, seen: Mapping[str, int]) -> None:
+        if step in map(int, kept):
+            save_checkpoint(model, seen, settings, options.out / f"step-{step:06d}")
+
+    save(train(settings, report=_report, look=look), settings, options.out)
 
 
 def _batches(settings: Settings) -> Iterator[list[Tokens]]:
@@ -243,6 +266,12 @@ def _mean_loss(model: LlamaForCausalLM, batch: Sequence[Tokens], group: str, see
         return group in names
 
     return _loss(model, batch, counts).item()
+
+
+def _save_model(model: LlamaForCausalLM, settings: Settings, folder: Path) -> None:
+    model.save_pretrained(folder)
+    _tokenizer(settings).save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # safetensors writes it for its owner alone
 
 
 def _tokenizer(settings: Settings) -> PreTrainedTokenizerFast:

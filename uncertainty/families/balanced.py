@@ -107,6 +107,17 @@ def group_sizes(passes: int, rate: float, groups: int | None = None) -> list[int
     return _split(passes, min(max(groups, -(-passes // MAX_GROUP)), passes))
 
 
+def most_groups(passes: int, rate: float) -> int:
+    """Into how many groups passes can be cut at nearly no cost, by the rule of ``group_sizes``: the most there are.
+
+    >>> most_groups(1000, 0.1), most_groups(200, 0.05), most_groups(20, 0.01)
+    (100, 10, 1)
+    """
+    smallest = next((size for size in range(2, passes) if _left_over([size], rate) <= LEFT_OVER), passes)
+    fair = (n for n in range(passes // smallest, 1, -1) if _left_over(_split(passes, n), rate) <= LEFT_OVER)
+    return next(fair, 1)
+
+
 def _split(passes: int, groups: int) -> list[int]:
     return [passes // groups + (g < passes % groups) for g in range(groups)]
 

@@ -19,45 +19,21 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import eager_mask
 
 from uncertainty.errors import InputError
 from uncertainty.families import balanced, keyed
+from uncertainty.families.keyed_attention import keyed_attention_sites
+from uncertainty.families.rows import Rows
 from uncertainty.families.sites import Site, eval_mode, functional_dropout, plan_sites
-
-ATTENTION_NAME = "uncertainty_keyed"
-# One block of attention weights, (elements, queries): small enough for a core's cache, large enough to fill a GPU.
-BLOCKS = {"cpu": (1 << 18, 64), "cuda": (1 << 27, 256)}
 
 GATED = ("attention", "module")  # mechanisms that the kernel mode switches by a module's own flag and rate
 
 Rng = Literal["keyed", "kernel"]
 Masks = Literal["iid", "balanced"]
-
-
-class Rows(Protocol):
-    """What the engine says of the rows of the next forward (``engine.Rows``)."""
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """The example of each row."""
-
-    @property
-    def passes(self) -> tuple[int, ...]:
-        """The pass of each row."""
-
-    @property
-    def starts(self) -> tuple[int, ...] | None:
-        """The first real position of each row where rows are padded on the left, else None."""
-
-    @property
-    def total(self) -> int | None:
-        """How many passes the run has (K), where that is known."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +59,9 @@ class McDropout:
     masks: Masks = "iid"
     groups: int | None = None
 
+    shares_forward: ClassVar[bool] = True
+    n_members: ClassVar[int | None] = None
+
     def __post_init__(self) -> None:
         if not 0.0 <= self.rate < 1.0:
             raise InputError(f"--rate {self.rate} is not a dropout rate; give a number from 0 up to, not including, 1")
@@ -106,6 +85,10 @@ class McDropout:
     def keyed(self) -> bool:
         """Whether a member depends on (seed, example, pass) only, not on which rows share its forward."""
         return self.rng == "keyed"
+
+    def member_bytes(self, model: Any) -> int:
+        """Nothing is held beside the model: masks are made where they are used."""
+        return 0
 
     @contextmanager
     def active(self, model: Any, *, seed: int = 0) -> Iterator[DropoutMembers]:
@@ -185,6 +168,11 @@ class DropoutMembers:
         """Whether forward passes are stochastic now."""
         return self._keys is not None
 
+    @property
+    def kept_share(self) -> float:
+        """The share of units that keyed masks keep on average; what is kept is divided by it."""
+        return 1.0 - keyed.exact_rate(self.family.rate)
+
     def silent_sites(self) -> list[str]:
         """Sites that did not act in the forward passes since ``draw``."""
         return [name for name, count in self.fired.items() if count == 0]
@@ -199,6 +187,9 @@ class DropoutMembers:
         if self.family.masks == "balanced":
             sizes = balanced.group_sizes(passes, self.family.rate, self.family.groups)
         return tuple(range(passes)) if len(sizes) == 1 else tuple(g for g, n in enumerate(sizes) for _ in range(n))
+
+    def heads(self, passes: int) -> None:
+        """The model's own vocabulary head reads all members."""
 
     def report(self) -> dict[str, Any]:
         """What a run's record says of the family."""
@@ -223,7 +214,7 @@ class DropoutMembers:
         length = x_RTD.numel() // (rows * width)
         keep = keyed.keep_features(keys, length, width, self.family.rate, self._starts_R)
         # Some layers (OPT's) flatten rows and positions; rows come first either way.
-        return x_RTD * keep.view(x_RTD.shape) / (1.0 - keyed.exact_rate(self.family.rate))
+        return x_RTD * keep.view(x_RTD.shape) / self.kept_share
 
     def keep_attention(self, site: Site, heads: int, rows: slice, block: range) -> Tensor:
         """Which attention weights of some rows and a block of queries survive; keys up to the end of the block."""
@@ -237,88 +228,13 @@ class DropoutMembers:
         return self._keys.at_site(keyed.name_key(site.name))
 
 
-# Attention modules in use now, by id: the registered attention function finds its members here.
-_ACTIVE: dict[int, tuple[DropoutMembers, Site]] = {}
-
-
-def keyed_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    softcap: float | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Attention with keyed dropout on its weights, in the form transformers calls an attention function.
-
-    Softmax in float32. Worked through in blocks of rows and queries, so that memory stays bounded for long texts.
-    """
-    if id(module) not in _ACTIVE:
-        raise InputError(
-            f"an attention module of class {type(module).__name__} has no dropout rate, so its sites were not planned; "
-            "use --rng kernel"
-        )
-    members, site = _ACTIVE[id(module)]
-    rows, heads, length, _ = query.shape
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    limit, span = BLOCKS.get(query.device.type, BLOCKS["cuda"])
-    rows_at_once = max(1, limit // (heads * min(span, length) * length))
-    out = query.new_empty(rows, length, heads, value.shape[-1])
-    if members.drawing:
-        members.fired[site.name] += 1
-    for r in range(0, rows, rows_at_once):
-        row = slice(r, min(r + rows_at_once, rows))
-        mask_row = None if attention_mask is None else attention_mask[row if len(attention_mask) > 1 else slice(None)]
-        for q in range(0, length, span):
-            block = range(q, min(q + span, length))
-            seen = block.stop  # causal: a query looks at no key after it
-            weights = _attention_weights(query[row, :, q:seen], key[row, :, :seen], scaling, softcap, mask_row, block)
-            if members.drawing:
-                weights *= members.keep_attention(site, heads, row, block)
-            out[row, q:seen] = _weighted(weights.to(query.dtype), value[row, :, :seen]).transpose(1, 2)
-    if members.drawing:
-        out /= 1.0 - keyed.exact_rate(members.family.rate)
-    return out, None
-
-
-def _attention_weights(
-    query: Tensor, key: Tensor, scaling: float, softcap: float | None, mask: Tensor | None, block: range
-) -> Tensor:
-    rows, heads, length, width = query.shape
-    grouped = query.reshape(rows, key.shape[1], -1, width)  # the heads that share a key head, side by side
-    scores = torch.matmul(grouped, key.transpose(2, 3)).view(rows, heads, length, -1).mul_(scaling)
-    if softcap is not None:
-        scores = scores.div_(softcap).tanh_().mul_(softcap)
-    if mask is not None:
-        scores += mask[:, :, block.start : block.stop, : block.stop]
-    return torch.softmax(scores, dim=-1, dtype=torch.float32)
-
-
-def _weighted(weights: Tensor, value: Tensor) -> Tensor:
-    rows, heads, length, keys = weights.shape
-    grouped = weights.view(rows, value.shape[1], -1, keys)
-    return torch.matmul(grouped, value).view(rows, heads, length, -1)
-
-
-def keyed_mask(*, batch_size: int, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
-    """The additive mask of eager attention; one row for all where nothing is padded."""
-    batch_size = batch_size if attention_mask is not None else 1
-    return eager_mask(batch_size=batch_size, attention_mask=attention_mask, **kwargs)
-
-
 @contextmanager
 def _keyed_sites(model: Any, members: DropoutMembers) -> Iterator[None]:
     attention = [site for site in members.sites if site.mechanism == "attention"]
     with ExitStack() as stack:
         stack.enter_context(_hooks(model, members))
         if attention:
-            AttentionInterface.register(ATTENTION_NAME, keyed_attention)
-            AttentionMaskInterface.register(ATTENTION_NAME, keyed_mask)
-            stack.enter_context(_attention_implementation(model))
-            stack.enter_context(_registered({id(site.module): (members, site) for site in attention}))
+            stack.enter_context(keyed_attention_sites(model, members, attention))
         yield
 
 
@@ -366,30 +282,6 @@ def _hooks(model: Any, members: DropoutMembers, skip: Sequence[str] = ()) -> Ite
         if functional:
             stack.enter_context(functional_dropout(list(model.modules()), intercept))
         yield
-
-
-@contextmanager
-def _attention_implementation(model: Any) -> Iterator[None]:
-    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
-    before = {key: config._attn_implementation for key, config in configs.items()}
-    try:
-        model.set_attn_implementation(ATTENTION_NAME)
-        yield
-    finally:
-        for key, config in configs.items():
-            config._attn_implementation_internal = before[key]
-
-
-@contextmanager
-def _registered(entries: dict[int, tuple[DropoutMembers, Site]]) -> Iterator[None]:
-    if _ACTIVE.keys() & entries.keys():
-        raise RuntimeError("this model is inside another McDropout context already; leave that one first")
-    _ACTIVE.update(entries)
-    try:
-        yield
-    finally:
-        for key in entries:
-            del _ACTIVE[key]
 
 
 def _counter(members: DropoutMembers, site: Site) -> Any:

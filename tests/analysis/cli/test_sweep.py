@@ -22,7 +22,7 @@ from uncertainty.scoring import score_dataset
 
 QUICK = ["--passes", "4", "--rates", "0.1,0.3"]
 OWN = {"rates", "sites", "out", "beside", "report_only"}
-OF_ONE_RUN = {"rate", "sites", "out", "show"}
+OF_ONE_RUN = {"rate", "sites", "out", "show", "family", "members", "noise", "target_se"}  # a sweep is of dropout rates
 
 
 @pytest.fixture(scope="module")
