@@ -80,7 +80,7 @@ def convergence_table(curve: PassCurve, *, top: float = 0.25, confidence: float 
     for estimate in ESTIMATES:
         by_count = curve.values[estimate]
         level = float(curve.values[ESTIMATES[1]][curve.passes].mean())
-        base: dict[str, tuple[float, Interval]] = {}
+        base: dict[str, tuple[float, Interval]] = {name: (math.nan, NO_INTERVAL) for name in TRENDS}
         base_count, spread_count = 0, 0
         measured: dict[str, dict[int, float]] = {name: {} for name in TRENDS}
         for count in curve.counts:
@@ -105,9 +105,9 @@ def convergence_table(curve: PassCurve, *, top: float = 0.25, confidence: float 
                 trend = TRENDS[name]
                 power = trend.power(measured[name])
                 ends = (value, interval.low, interval.high)
-                value, low, high = (trend.after(end, count / base_count, power) for end in ends)
+                value, low, high = (trend.after(end, count / (base_count or count), power) for end in ends)
                 row |= _named(name, value, Interval(low, high)) | {f"{name}_power": power}
-            row |= {"how": MEASURED if count == base_count else PREDICTED if base else "", "from_passes": base_count}
+            row |= {"how": MEASURED if count == base_count else PREDICTED if base_count else "", "from_passes": base_count}
             both_SN = np.stack([values_SN[0], by_count[curve.passes][0]])
             row |= {"agreement_with_all": agreement(both_SN), "overlap_with_all": overlap(both_SN, top)}
             rows.append(row)
@@ -185,7 +185,7 @@ def reliability_odds(value: float) -> float:
     >>> reliability_odds(0.75)
     3.0
     """
-    return value / (1 - value) if value < 1 else math.inf
+    return math.inf if value >= 1 else value / (1 - value)
 
 
 def hit_odds(value: float) -> float:
@@ -194,7 +194,7 @@ def hit_odds(value: float) -> float:
     >>> hit_odds(0.75)
     4.0
     """
-    return 1 / (1 - value) if value < 1 else math.inf
+    return math.inf if value >= 1 else 1 / (1 - value)
 
 
 def by_jackknife(

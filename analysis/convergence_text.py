@@ -90,7 +90,7 @@ def _passes_text(need: Need, table: pd.DataFrame) -> str:
     if need.measured:
         return f"{int(need.passes):,} passes are enough{basis}"
     bounds = ""
-    if math.isfinite(need.low) and math.isfinite(need.high):
+    if math.isfinite(need.low) and not math.isnan(need.high):
         high = f"{_round_up(need.high):,}" if need.high <= _FARTHEST * most else f"more than {_FARTHEST * most:,}"
         bounds = f", {_round_up(need.low):,} to {high} by the interval"
     return f"about {_round_up(need.passes):,} passes, extrapolated{bounds}{basis}"

@@ -109,16 +109,20 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "uncertainty.student": ("uncertainty.batch_hidden", "uncertainty.data.*"),
     "uncertainty.training_data": ("uncertainty.data.*",),
     "uncertainty.step_record": ("uncertainty.curriculum", "uncertainty.token_losses", "uncertainty.training_data"),
-    "uncertainty.trainer": (
+    "uncertainty.training_step": (
         "uncertainty.objectives", "uncertainty.terms", "uncertainty.token_losses", "uncertainty.student",
         "uncertainty.reference", "uncertainty.lora", "uncertainty.batch_hidden", "uncertainty.selection",
         "uncertainty.selection_rules", "uncertainty.selection_signals", "uncertainty.running_quantile",
-        "uncertainty.training_data", "uncertainty.step_record", "uncertainty.curriculum", "uncertainty.checkpoints",
-        "uncertainty.data.*",
+        "uncertainty.training_data", "uncertainty.step_record",
+    ),
+    "uncertainty.trainer": (
+        "uncertainty.training_step", "uncertainty.student", "uncertainty.lora", "uncertainty.batch_hidden",
+        "uncertainty.running_quantile", "uncertainty.training_data", "uncertainty.step_record",
+        "uncertainty.curriculum", "uncertainty.checkpoints", "uncertainty.data.*",
     ),
     "uncertainty.trainer_checks": ("uncertainty.trainer", "uncertainty.batch_hidden", "uncertainty.data.*"),
     "uncertainty.sft": (
-        "uncertainty.trainer", "uncertainty.objectives", "uncertainty.token_losses", "uncertainty.student",
+        "uncertainty.training_step", "uncertainty.objectives", "uncertainty.token_losses", "uncertainty.student",
         "uncertainty.reference", "uncertainty.selection_rules", "uncertainty.running_quantile",
         "uncertainty.training_data", "uncertainty.step_record", "uncertainty.data.*",
     ),
@@ -143,7 +147,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "uncertainty.training": (
         "uncertainty.train_settings", "uncertainty.train_folder", "uncertainty.training_inputs",
         "uncertainty.training_setup", "uncertainty.training_callbacks", "uncertainty.training_data",
-        "uncertainty.trainer", "uncertainty.trainer_checks", "uncertainty.checkpoints", "uncertainty.curriculum",
+        "uncertainty.trainer", "uncertainty.training_step", "uncertainty.trainer_checks", "uncertainty.checkpoints",
+        "uncertainty.curriculum",
         "uncertainty.curriculum_rows", "uncertainty.token_classes", "uncertainty.objectives", "uncertainty.terms",
         "uncertainty.selection_rules", "uncertainty.reference", "uncertainty.reference_cache",
         "uncertainty.reference_choice", "uncertainty.batch_hidden", "uncertainty.lora", "uncertainty.loading",
@@ -158,8 +163,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "uncertainty.scoring": (
         "uncertainty.settings", "uncertainty.prepare", "uncertainty.data.*", "uncertainty.model",
-        "uncertainty.measure_columns", "uncertainty.family_choice", "uncertainty.loading", "uncertainty.preflight", "uncertainty.engine",
-        "uncertainty.run_info", "uncertainty.scores",
+        "uncertainty.measure_columns", "uncertainty.family_choice", "uncertainty.loading", "uncertainty.preflight",
+        "uncertainty.engine", "uncertainty.run_info", "uncertainty.scores",
         "uncertainty.score_schema", "uncertainty.score_tables", "uncertainty.run_folder", "uncertainty.provenance",
     ),
     "uncertainty": ("uncertainty.settings", "uncertainty.scoring", "uncertainty.scores"),
@@ -214,6 +219,7 @@ WHOLE = {
     "tests/test_mutations.py": "planted bugs, each caught by a named check",
     "tests/test_peers.py": "the measures against other toolkits",
     "tests/test_wheel.py": "what the built package holds",
+    "tests/test_training_distributed.py": "two processes train what one does",
     "tests/test_readme.py": "the lines the README shows",
     "tests/test_explorer_page.py": "the explorer's page in a browser",
     "tests/figures/test_scripts.py": "every figure script, from a run to its picture",

@@ -154,7 +154,7 @@ def test_an_edited_card_is_refused(tmp_path):
     (tmp_path / CARD).write_text((tmp_path / CARD).read_text().replace("0.1", "0.3"))
     with pytest.raises(InputError, match="settings and fingerprint differ"):
         read_card(tmp_path)
-    with pytest.raises(InputError, match="holds no train.json; name the folder that unc-train wrote"):
+    with pytest.raises(InputError, match=r"holds no train\.json; name the folder that unc-train wrote"):
         read_card(tmp_path / "none")
 
 

@@ -113,9 +113,8 @@ def test_the_student_and_its_reference_learn(finished):
 
 def test_the_result_is_scored_like_any_model(finished, inputs, tmp_path):
     model, _, held_out = inputs
-    means = []
-    for name in (model, finished.model):
-        means.append(score_dataset(name, held_out, tmp_path / Path(name).name, passes=2).scores()["loss"].mean())
+    scored = [score_dataset(name, held_out, tmp_path / Path(name).name, passes=2) for name in (model, finished.model)]
+    means = [run.scores()["loss"].mean() for run in scored]
     before, after, _ = read_evaluations(finished.path)["held"]
     assert means == pytest.approx([before, after], rel=1e-4)
 
@@ -224,12 +223,12 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(objective, step, inputs, f
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("objective", "first", "step"), [("mle", 5, 29), (PAPER, 17, 83)])
+@pytest.mark.parametrize(("objective", "first", "step"), [("mle", 5, 61), (PAPER, 17, 173)])
 def test_a_run_killed_anywhere_goes_on_to_the_same_bytes(objective, first, step, tmp_path):
     command = [sys.executable, TESTS / "training_runs.py", objective, tmp_path, str(first), str(step)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert int(done.stdout.split()[-2]) > 4
+    assert int(done.stdout.split()[-2]) >= 3
 
 
 def interrupted(inputs, path):
@@ -335,7 +334,6 @@ def test_weights_that_end_up_not_finite_are_no_result(inputs, tmp_path):
 
 
 def test_a_folder_in_use_is_refused(inputs, tmp_path):
-    model, data, held_out = inputs
     with pytest.raises(KeyboardInterrupt):
         train(inputs, tmp_path / "run", objective="mle", callbacks=[Stop(0)])
     with TrainFolder.open(tmp_path / "run", read_card(tmp_path / "run")):

@@ -1,8 +1,8 @@
 """A training run of a second: a tiny model, nine short questions, five steps; and what such a run leaves.
 
-``python training_runs.py OBJECTIVE FOLDER FIRST STEP`` kills it at the FIRST, FIRST + STEP, ... system call that changes
-the disk until a run comes through, gives the same command again each time, and prints the number of points; the first
-difference from an uninterrupted run is an error.
+``python training_runs.py OBJECTIVE FOLDER FIRST STEP`` kills it at the FIRST, FIRST + STEP, ... system call that
+changes the disk until a run comes through, gives the same command again each time, and prints the number of points;
+the first difference from an uninterrupted run is an error.
 """
 
 from __future__ import annotations

@@ -26,9 +26,10 @@ from uncertainty.reference import Reference
 from uncertainty.selection_rules import Rule
 from uncertainty.student import answering
 from uncertainty.train_settings import TrainSettings
-from uncertainty.trainer import Recipe, TokenTrainer
+from uncertainty.trainer import TokenTrainer
 from uncertainty.training_data import Collator, Windows, micro_batch
 from uncertainty.training_setup import arguments_of
+from uncertainty.training_step import Recipe
 
 Numbered = list[tuple[int, Example]]
 

@@ -29,8 +29,8 @@ from uncertainty.selection_rules import Rule
 from uncertainty.step_record import StepRecord
 from uncertainty.student import answering, has_dropout
 from uncertainty.token_losses import TokenLosses
-from uncertainty.trainer import Recipe, StepHooks
 from uncertainty.training_data import MicroBatch, micro_batch
+from uncertainty.training_step import Recipe, StepHooks
 
 # What TRL's collator makes. The last five repeat what the positions say, for kernels that ask for it.
 KNOWN = {"input_ids", "labels", "attention_mask", "position_ids"}

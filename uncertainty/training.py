@@ -41,7 +41,7 @@ from uncertainty.terms import Term
 from uncertainty.token_classes import vocabulary_classes
 from uncertainty.train_folder import TrainFolder, read_evaluations, refuse_foreign
 from uncertainty.train_settings import DEMO, TrainSettings, check_train_settings
-from uncertainty.trainer import Recipe, TokenTrainer
+from uncertainty.trainer import TokenTrainer
 from uncertainty.trainer_checks import check_accumulation
 from uncertainty.training_callbacks import folder_callbacks
 from uncertainty.training_data import Collator, Windows, score_column
@@ -58,6 +58,7 @@ from uncertainty.training_setup import (
     total_steps,
     weights_dtype,
 )
+from uncertainty.training_step import Recipe
 
 # Settings that plain maximum likelihood, and so the reference, does not have.
 SELECTION = ("select_by", "keep", "fraction", "band", "threshold", "level", "scope")

@@ -222,7 +222,7 @@ def test_fine_tuning_tells_facts_never_told_before_and_is_tested_on_the_same_in_
     texts = demo_training_path().read_text(), demo_new_facts_path().read_text()
     told, held_out = ([json.loads(line) for line in text.splitlines()] for text in texts)
     facts = [Counter(truth.fact for row in rows for truth in oracle(row) if truth.fact) for rows in (told, held_out)]
-    assert NEVER_TOLD <= facts[0].keys()
+    assert facts[0].keys() >= NEVER_TOLD
     assert sum(facts[0][fact] for fact in NEVER_TOLD) > 0.8 * len(told)
     assert facts[1].keys() & NEVER_TOLD <= facts[0].keys()
     openings = [{row["messages"][0]["content"] for row in rows} for rows in (told, held_out)]
