@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.by_example import NO_INTERVAL, Examples, Interval, check_confidence, t_interval, usable_tokens
+from analysis.by_example import NO_INTERVAL, Examples, check_confidence, t_interval, usable_tokens
 from analysis.ranks import Ranks, rank
 from analysis.top_sets import Found, TopSet
 from uncertainty.errors import InputError
@@ -62,6 +62,8 @@ def captured_shares(
     check_confidence(confidence)
     if not 0 < fraction < 1:
         raise InputError(f"fraction is {fraction}; it must lie between 0 and 1, such as 0.25")
+    if minus is not None and minus not in signals:
+        raise InputError(f"minus is {minus!r}; it must be one of the signals, {', '.join(signals)}")
     columns, examples, _ = usable_tokens(frame, tuple(dict.fromkeys((amount, *signals))))
     amount_N = columns[amount].astype(np.float64)
     _check_amount(amount, amount_N)
@@ -70,15 +72,16 @@ def captured_shares(
     constant = {name for name, one in ranks.items() if one.n_distinct < 2}
     common = {"fraction": fraction, **examples.counts()}
     rows = [
-        {"signal": name, "minus": "", **_row(one, examples, confidence, name in constant and name)} | common
+        {"signal": name, "minus": ""} | _row(one, examples, confidence, name if name in constant else "") | common
         for name, one in found.items()
     ]
     taken = TopSet(ranks["ideal"], fraction).fraction
     rows.append({"signal": "random", "minus": "", "estimate": taken, "warning": ""} | common)
-    for name in signals if minus is not None else ():
-        if name != minus and minus is not None:
-            known = {"signal": name, "minus": minus} | common
-            rows.append(known | _difference(found[name], found[minus], examples, confidence))
+    if minus is not None:
+        for name in signals:
+            if name != minus:
+                difference = _difference(found[name], found[minus], examples, confidence)
+                rows.append({"signal": name, "minus": minus} | difference | common)
     return pd.DataFrame(rows, columns=list(CAPTURED_COLUMNS))
 
 
@@ -110,19 +113,16 @@ def _check_amount(name: str, amount_N: np.ndarray) -> None:
         raise InputError(f"column {name!r} is 0 for every token; there is nothing to capture")
 
 
-def _row(one: Found, examples: Examples, confidence: float, constant: str | bool) -> dict[str, object]:
-    interval = Interval(NO_INTERVAL.low, NO_INTERVAL.high, f"{constant} is constant")
-    if not constant:
-        interval = t_interval(one.value, examples.sums(one.influence_N), examples, confidence, "share")
+def _row(one: Found, examples: Examples, confidence: float, constant: str) -> dict[str, object]:
+    if constant:
+        none = NO_INTERVAL
+        return {"estimate": one.value, "low": none.low, "high": none.high, "warning": f"{constant} is constant"}
+    interval = t_interval(one.value, examples.sums(one.influence_N), examples, confidence, "share")
     return {"estimate": one.value, "low": interval.low, "high": interval.high, "warning": interval.warning}
 
 
 def _difference(one: Found, other: Found, examples: Examples, confidence: float) -> dict[str, object]:
+    value = one.value - other.value
     influence_D = examples.sums(one.influence_N - other.influence_N)
-    interval = t_interval(one.value - other.value, influence_D, examples, confidence, "plain")
-    return {
-        "estimate": one.value - other.value,
-        "low": interval.low,
-        "high": interval.high,
-        "warning": interval.warning,
-    }
+    interval = t_interval(value, influence_D, examples, confidence, "plain")
+    return {"estimate": value, "low": interval.low, "high": interval.high, "warning": interval.warning}

@@ -107,7 +107,10 @@ def convergence_table(curve: PassCurve, *, top: float = 0.25, confidence: float 
                 ends = (value, interval.low, interval.high)
                 value, low, high = (trend.after(end, count / (base_count or count), power) for end in ends)
                 row |= _named(name, value, Interval(low, high)) | {f"{name}_power": power}
-            row |= {"how": MEASURED if count == base_count else PREDICTED if base_count else "", "from_passes": base_count}
+            row |= {
+                "how": MEASURED if count == base_count else PREDICTED if base_count else "",
+                "from_passes": base_count,
+            }
             both_SN = np.stack([values_SN[0], by_count[curve.passes][0]])
             row |= {"agreement_with_all": agreement(both_SN), "overlap_with_all": overlap(both_SN, top)}
             rows.append(row)

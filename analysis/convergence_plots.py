@@ -74,7 +74,7 @@ def convergence_figure(
         axes = figure.subplots(1, 3)
         level_plot(axes[0], table, thresholds["level"])
         axes[0].set_title(f"mean level (band: {100 * thresholds['level']:g} %)")
-        agreement_plot(axes[1], table, thresholds["ranking"])
+        agreement_plot(axes[1], table, thresholds["ranking"]).legend(loc="lower right", handlelength=1.8)
         axes[1].set_title("ranking")
         overlap_plot(axes[2], table, thresholds["selection"])
         axes[2].set_title(f"top {100 * top:g} %")
@@ -102,7 +102,6 @@ def _common(ax: Axes, table: pd.DataFrame, name: str, threshold: float, label: s
     ax.axhline(threshold, color=INK, linewidth=0.6, linestyle=(0, (1, 2)))
     ax.set_ylim(top=1.0)
     ax.set_ylabel(label)
-    ax.legend(loc="lower right", handlelength=1.8)
     return _pass_axis(ax, table)
 
 

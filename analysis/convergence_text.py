@@ -46,7 +46,9 @@ def table_text(table: pd.DataFrame, top: float) -> str:
     last = plain.iloc[-1]
     if last["from_passes"] not in (0, last["passes"]):
         lines.append(f"~ predicted from two runs of {int(last['from_passes']):,} passes and the trend up to there")
-    lines.append("* the first passes with all of them, which hold them: too good; not what two runs have in common")
+    lines.append(
+        "* the first passes with the whole run, which holds them: not what two runs have in common, and too good near its end"
+    )
     return "\n".join(lines)
 
 

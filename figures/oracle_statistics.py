@@ -24,10 +24,11 @@ DIFFERENCES = tuple(((signal, ERROR), ("loss", ERROR)) for signal in SIGNALS if 
 MEANS = (ERROR, "loss", "true_loss", "entropy", TRUE_ENTROPY, "aleatoric", "epistemic")
 SETTINGS = CorrelationSettings(methods=("spearman", "pearson"), replicates=0)
 FEWEST_TOKENS = 10  # of a group, for it to have rows
-ALL, LEARNABLE = "all", "all but facts never told"
+# Where one label alone is possible, its loss is the error: only elsewhere can a label mislead the loss.
+ALL, SPREAD, LEARNABLE = "all", "true entropy above 0", "all but facts never told"
 COLUMNS = (
     "step",  # optimizer steps
-    "group",  # ALL, LEARNABLE, a token class, or facts by how often they were told so far
+    "group",  # ALL, SPREAD, LEARNABLE, a token class, or facts by how often they were told so far
     "statistic",  # "mean" (nats), "spearman", "pearson" or "captured"
     "x",  # the measure or signal; of "captured" also "ideal" and "random"
     "y",  # what a correlation is with, and what is captured; of a mean ""
@@ -64,8 +65,9 @@ def validation_table(done: Sequence[Stage], fraction: float) -> pd.DataFrame:
 
 
 def groups(tokens: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """All tokens; all that training could teach; then token classes and facts by tellings, if they have enough."""
-    found = {ALL: tokens, LEARNABLE: tokens[~tokens["fact"].isin(NEVER_TOLD)]}
+    """All tokens, parts of them, token classes, and facts by tellings; each if it has ``FEWEST_TOKENS``."""
+    found = {ALL: tokens, SPREAD: tokens[tokens[TRUE_ENTROPY] > 0]}
+    found[LEARNABLE] = tokens[~tokens["fact"].isin(NEVER_TOLD)]
     found |= {name: tokens[tokens["token_class"] == name] for name in TOKEN_CLASSES}
     told = tokens.loc[tokens["fact_group"].notna(), "fact_group"].unique()
     by_tellings = sorted(told, key=lambda name: int(name.split()[2].split("-")[0].rstrip("+")))
@@ -83,13 +85,15 @@ def rows_of(table: pd.DataFrame, group: str, statistic: str, y: str = ERROR) -> 
 def summary(table: pd.DataFrame, fraction: float) -> str:
     """The heart of the table as text: each statistic by stage, with its intervals."""
     lines = []
-    for group in (ALL, LEARNABLE):
+    for group in (ALL, SPREAD, LEARNABLE):
         for statistic in ("spearman", "pearson", "captured"):
             share = f"share of KL(oracle || model) in the top {fraction:.0%} by"
             title = share if statistic == "captured" else f"{statistic} with KL(oracle || model)"
             lines += [f"{group}: {title}", *_by_stage(rows_of(table, group, statistic))]
-    for statistic in ("spearman", "pearson"):
-        lines += [f"all: {statistic} with the true entropy", *_by_stage(rows_of(table, ALL, statistic, TRUE_ENTROPY))]
+    for group in (ALL, SPREAD):
+        for statistic in ("spearman", "pearson"):
+            rows = rows_of(table, group, statistic, TRUE_ENTROPY)
+            lines += [f"{group}: {statistic} with the true entropy", *_by_stage(rows)]
     return "\n".join([*lines, "all: means, nats", *_by_stage(rows_of(table, ALL, "mean", ""), digits=4)])
 
 

@@ -17,11 +17,12 @@ import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from analysis.measure_names import COLOURS
 from analysis.plot_style import INK, MUTED, SERIES, STYLE
 from figures.oracle_checkpoints import OWN, stages
-from figures.oracle_statistics import ALL, ERROR, LEARNABLE, SIGNALS, TRUE_ENTROPY, rows_of, summary, validation_table
+from figures.oracle_statistics import ALL, ERROR, SIGNALS, SPREAD, TRUE_ENTROPY, rows_of, summary, validation_table
 from figures.runs import save_picture
 from uncertainty.cli.options import command, option
 from uncertainty.errors import InputError
@@ -72,30 +73,38 @@ def draw(options: ValidationOptions) -> None:
 def picture(table: pd.DataFrame, fraction: float) -> Figure:
     """Above the amounts and both correlations; below the shares captured, and how much of the error epistemic shows."""
     figure = Figure(figsize=(8.8, 5.2), layout="constrained", dpi=180)
-    (amounts, spearman, pearson), (captured, learnable, blind) = figure.subplots(2, 3)
+    (amounts, spearman, pearson), (captured, of_spread, blind) = figure.subplots(2, 3)
     lines(amounts, rows_of(table, ALL, "mean", ""), (ERROR, "epistemic", "aleatoric", TRUE_ENTROPY))
     amounts.set_title("Mean over tokens")
     amounts.set_ylabel("nats a token")
-    amounts.legend(fontsize=6.5)
+    amounts.set_ylim(bottom=1e-3)
+    amounts.legend(fontsize=6.5, loc="lower left", ncols=2)
     for ax, statistic in ((spearman, "spearman"), (pearson, "pearson")):
         lines(ax, rows_of(table, ALL, statistic), SIGNALS)
         lines(ax, rows_of(table, ALL, statistic, TRUE_ENTROPY), ("aleatoric",), linestyle="--")
-        ax.set_title(f"{statistic.capitalize()} correlation with the error")
+        ax.set_title(f"{statistic.capitalize()}: with the error")
         ax.axhline(0, color=MUTED, linewidth=0.5)
         ax.set_ylim(top=1.03)
-    for ax, title, group in ((captured, "all tokens", ALL), (learnable, "without facts never told", LEARNABLE)):
+        ax.set_ylabel("correlation over tokens")
+    for ax, title, group in ((captured, "all tokens", ALL), (of_spread, "true entropy > 0", SPREAD)):
         lines(ax, rows_of(table, group, "captured"), (*SIGNALS, "ideal"))
         ax.axhline(fraction, color=MUTED, linewidth=0.8, linestyle=":")
         ax.annotate("random", (1, fraction), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=6.5)
         ax.set_ylim(0, 1.03)
-        ax.set_title(f"Error in the top {fraction:.0%}, {title}")
+        ax.set_ylabel("share of the error")
+        ax.set_title(f"In the top {fraction:.0%}: {title}")
     _shown_share(blind, table)
+    ticks = _few(table["step"].unique().tolist())
     for ax in figure.axes:
         ax.set_xscale("log")
+        ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        ax.minorticks_off()
         ax.set_xlabel("optimizer steps")
         ax.grid(axis="y")
     for ax in (amounts, blind):
         ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
     handles, labels = captured.get_legend_handles_labels()
     (dashed,) = (line for line in spearman.get_lines() if line.get_linestyle() == "--" and line.get_marker() == "o")
     told = "aleatoric, with the true entropy"
@@ -118,12 +127,22 @@ def _shown_share(ax: Axes, table: pd.DataFrame) -> None:
         means = rows_of(table, name, "mean", "").pivot(index="step", columns="x", values="estimate")
         if not means.empty:
             _line(ax, means.index, means["epistemic"] / means[ERROR], colour, name, "-")
-    ax.set_title("Mean epistemic ÷ mean error, by class")
+    ax.set_title("Mean epistemic ÷ mean error")
     ax.legend(fontsize=6.5)
+    ax.set_ylabel("ratio of means")
 
 
 def _line(ax: Axes, x: Sequence[float], y: Sequence[float], colour: str, label: str, linestyle: str) -> None:
     ax.plot(x, y, color=colour, marker="o", markersize=2.5, linewidth=1.3, linestyle=linestyle, label=label)
+
+
+def _few(steps: list[int]) -> list[int]:
+    """The steps that have room on a logarithmic axis: each at least 1.6 times the one before."""
+    kept: list[int] = []
+    for step in steps:
+        if not kept or step >= 1.6 * kept[-1]:
+            kept.append(step)
+    return kept
 
 
 def main(argv: list[str] | None = None) -> int:

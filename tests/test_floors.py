@@ -193,6 +193,11 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "uncertainty.settings", "uncertainty.prepare", "uncertainty.scoring", "uncertainty.pass_curve",
         "uncertainty.data.batches",
     ),
+    "figures.oracle_checkpoints": (
+        "figures.runs", "uncertainty", "uncertainty.batch_hidden", "uncertainty.data.*", "uncertainty.demo.*",
+        "uncertainty.loading", "uncertainty.model", "uncertainty.prepare", "uncertainty.settings",
+    ),
+    "figures.oracle_statistics": ("figures.oracle_checkpoints", "analysis.*", "-analysis.cli.*", "uncertainty.demo.*"),
     "figures.*": (
         "figures.*", "analysis.*", "-analysis.cli.*", "uncertainty", "uncertainty.scores", "uncertainty.cli.options",
     ),

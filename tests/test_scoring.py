@@ -160,3 +160,34 @@ def test_the_estimate_names_time_memory_and_disk(folder, data):
     assert expected["seconds"] > 0
     assert expected["peak_bytes"] == sum(v for k, v in expected.items() if k.startswith("peak_bytes."))
     assert expected["disk_bytes"] > 0
+
+
+def test_a_target_stops_examples_by_themselves_and_is_a_part_of_the_run(folder, data, tmp_path):
+    options = {"passes": 60, "rate": 0.2, "shard_examples": 3, "target_se": "20%"}
+    run = score_dataset(folder, data, tmp_path / "run", **options)
+    passes = run.scores().groupby("example_id")["n_passes"].unique()
+    assert all(len(found) == 1 and found[0] in (20, 30, 50, 60) for found in passes)
+    assert run.info.settings["target_se"] | {"value": 0.2, "relative": True, "looks": [20, 30, 50, 60]} == (
+        run.info.settings["target_se"]
+    )
+    alone = score_dataset(folder, data, tmp_path / "alone", **options | {"shard_examples": 1, "limit": 3})
+    mine = run.scores().set_index(["example_id", "position"]).loc[["0", "1", "2"]]
+    theirs = alone.scores().set_index(["example_id", "position"])
+    assert (mine["n_passes"] == theirs["n_passes"]).all()
+    np.testing.assert_allclose(mine["epistemic"], theirs["epistemic"], atol=1e-6)
+    with pytest.raises(InputError, match=r"target_se\.value: 0\.2 -> 0\.1"):
+        score_dataset(folder, data, tmp_path / "run", **options | {"target_se": "10%"})
+
+
+def test_a_run_without_a_target_has_the_fingerprint_it_always_had(folder, data):
+    job = open_job(prepare(ScoreSettings(model=str(folder), dataset=str(data), passes=4)))
+    assert "target_se" not in job.info.settings
+    assert job.ends == (4,)
+
+
+def test_a_target_with_balanced_masks_draws_the_smallest_groups(folder, data):
+    settings = ScoreSettings(model=str(folder), dataset=str(data), passes=200, masks="balanced", target_se="0.01")
+    job = open_job(prepare(settings))
+    assert job.family.groups == 20
+    assert job.ends == (50, 70, 100, 140, 200)
+    assert job.estimate()["peak_bytes.hidden states"] > 0

@@ -6,7 +6,8 @@ import pytest
 from scipy import stats
 
 from uncertainty.scores import MEASURE_COLUMNS
-from uncertainty.summary import rank_correlations, spread, summary_text
+from uncertainty.stopping import TargetError
+from uncertainty.summary import passes_text, rank_correlations, spread, summary_text
 
 
 @pytest.fixture
@@ -45,3 +46,17 @@ def test_the_text_counts_examples_tokens_and_skipped_rows(frame):
     text = summary_text(frame, {"empty_completion": 3})
     assert "10 examples, 200 completion tokens (199 predicted)" in text
     assert "skipped rows: empty_completion 3" in text
+
+
+def test_what_a_target_saved_is_told_by_example():
+    """Two examples of 20 tokens: one stopped at 20 with 19 tokens there, one went on to 100 with 18."""
+    error = np.full(40, 0.001)
+    error[[0, 20, 21]] = 0.5
+    table = pd.DataFrame({"example_id": ["a"] * 20 + ["b"] * 20, "n_passes": [20] * 20 + [100] * 20})
+    table = table.assign(loss=1.0, epistemic=0.1, epistemic_se=error)
+    first = pd.DataFrame([{"example_id": "a", "n_passes": 0, "loss": np.nan}])
+    said = passes_text(pd.concat([first, table]), TargetError(0.01), 100)
+    assert said.splitlines() == [
+        "passes: 20 to 100 of an example, 60.0 on average: 40% fewer than 100 of each",
+        "target 0.01 nats reached at 95 % of their tokens by 1 of 2 examples (92.5% of all tokens)",
+    ]

@@ -22,7 +22,7 @@ def test_the_table_shows_each_number_of_passes_and_marks_what_is_predicted(table
     assert f"{row['agreement']:.3f} [{row['agreement_low']:.3f}, {row['agreement_high']:.3f}]" in lines[6]
     assert [line.count("~") for line in lines[2:8]] == [0, 0, 0, 0, 0, 2]
     assert lines[8].startswith("~ predicted from two runs of 100 passes")
-    assert "too good" in lines[9]
+    assert "not what two runs have in common" in lines[9]
     assert len({len(line) for line in lines[:8]}) == 1
 
 
@@ -32,7 +32,9 @@ def text(passes, *, measured=False, low=math.nan, high=math.nan, name="ranking",
 
 
 def test_a_sentence_says_how_many_passes_and_what_that_rests_on(table):
-    assert "(Spearman 0.95 or more): 50 passes are enough (measured at 100: 0." in text(50.0, measured=True, table=table)
+    assert "(Spearman 0.95 or more): 50 passes are enough (measured at 100: 0." in text(
+        50.0, measured=True, table=table
+    )
     far = text(341.0, low=250.4, high=480.0, table=table)
     assert "about 350 passes, extrapolated, 260 to 480 by the interval (measured at 100: 0." in far
     assert "more than 4,000 passes" in text(math.inf, table=table)

@@ -12,7 +12,7 @@ from uncertainty.demo.card import model_card
 from uncertainty.demo.facts import NEVER_TOLD
 from uncertainty.demo.language import generate, is_held_out
 from uncertainty.demo.oracle import fact_group, facts_seen, oracle, read_points
-from uncertainty.demo.train import FIRST_LOSSES, Settings, encode, main, train
+from uncertainty.demo.train import FIRST_LOSSES, Settings, encode, main, save_checkpoint, train
 from uncertainty.demo.words import VOCABULARY
 
 ROAD_STEPS = 12
@@ -125,6 +125,38 @@ def test_training_leaves_torchs_generator_as_it_was():
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_a_checkpoint_is_the_model_after_its_steps_and_changes_nothing_of_the_rest(tmp_path):
+    settings = replace(Settings(), steps=4, conversations_per_batch=2)
+
+    def look(step, model, seen):
+        if step in (1, 3):
+            save_checkpoint(model, seen, settings, tmp_path / f"step-{step}")
+
+    plain, looked_at = train(settings), train(settings, look=look)
+    assert looked_at.losses == plain.losses
+    for name, tensor in plain.model.state_dict().items():
+        assert torch.equal(tensor, looked_at.model.state_dict()[name])
+    for step in (1, 3):
+        there = train(settings, stop_after=step)
+        kept = AutoModelForCausalLM.from_pretrained(tmp_path / f"step-{step}")
+        assert all(torch.equal(tensor, kept.state_dict()[name]) for name, tensor in there.model.state_dict().items())
+        assert kept.config.attention_dropout == 0.1
+        assert json.loads((tmp_path / f"step-{step}" / "facts_seen.json").read_text()) == there.facts_seen
+        assert AutoTokenizer.from_pretrained(tmp_path / f"step-{step}").chat_template
+    assert (tmp_path / "step-1" / "model.safetensors").read_bytes() != (
+        tmp_path / "step-3" / "model.safetensors"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("steps", ["0,2", "2,9", "two", "2;3", "-1"])
+def test_steps_that_training_does_not_reach_are_refused(steps, tmp_path, capsys):
+    with pytest.raises(SystemExit) as refused:
+        main(["--steps", "8", f"--checkpoints={steps}", "--out", str(tmp_path)])
+    assert refused.value.code == 2
+    assert f"--checkpoints {steps}: give steps from 1 to 8" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_the_training_stream_holds_no_held_out_opening_and_tells_facts_as_often_as_counted(record, rows):
     held_out = {row["messages"][0]["content"] for row in rows}
@@ -142,7 +174,7 @@ def test_the_training_stream_holds_no_held_out_opening_and_tells_facts_as_often_
 def test_the_script_writes_everything_that_the_package_holds(tmp_path):
     threads = torch.get_num_threads()
     try:
-        main(["--steps", str(FIRST_LOSSES), "--out", str(tmp_path)])
+        main(["--steps", str(FIRST_LOSSES), "--out", str(tmp_path), "--checkpoints", f"5,{FIRST_LOSSES}"])
     finally:
         torch.set_num_threads(threads)
     package = demo_model_path().parent
@@ -150,5 +182,9 @@ def test_the_script_writes_everything_that_the_package_holds(tmp_path):
         made = {path.name for path in (tmp_path / folder).iterdir()}
         assert made == {path.name for path in (package / folder).iterdir()}
     assert (tmp_path / "data" / "held_out.jsonl").read_bytes() == demo_data_path().read_bytes()
+    last = tmp_path / f"step-{FIRST_LOSSES:06d}"
+    assert (last / "model.safetensors").read_bytes() == (tmp_path / "model" / "model.safetensors").read_bytes()
+    assert (last / "facts_seen.json").read_bytes() == (tmp_path / "data" / "facts_seen.json").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "data", "step-000005", last.name}
     made_tokenizer = (tmp_path / "model" / "tokenizer.json").read_bytes()
     assert made_tokenizer == (demo_model_path() / "tokenizer.json").read_bytes()

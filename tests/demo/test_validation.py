@@ -7,8 +7,9 @@ import pytest
 from scipy import stats
 
 from uncertainty.demo import demo_data_path
-from uncertainty.demo.oracle import oracle
-from uncertainty.demo.validation import join_truth, oracle_table, truth_frame
+from uncertainty.demo.oracle import TokenTruth, facts_seen, oracle
+from uncertainty.demo.validation import join_truth, oracle_kl, oracle_table, truth_frame
+from uncertainty.demo.words import VOCABULARY
 from uncertainty.errors import InputError
 
 
@@ -107,3 +108,64 @@ def test_scores_of_other_tokens_are_refused(scores, examples):
         oracle_table(
             scores, examples.assign(messages='[{"role":"user","content":"Hi"},{"role":"assistant","content":""}]')
         )
+
+
+def truth(distribution):
+    return TokenTruth(1, "x", next(iter(distribution)), "choice", 0.0, distribution, None, None)
+
+
+def test_the_reducible_error_by_hand():
+    coin, certain = truth({1: 0.5, 3: 0.5}), truth({2: 1.0})
+    probabilities = np.array([[0.25, 0.25, 0.25, 0.25], [0.1, 0.2, 0.3, 0.4], [0.0, 0.5, 0.0, 0.5]])
+    with np.errstate(divide="ignore"):
+        error = oracle_kl(np.log(probabilities), [coin, certain, coin])
+    assert error.tolist() == pytest.approx([math.log(2), -math.log(0.3), 0.0], abs=1e-15)
+    assert error.dtype == np.float64
+
+
+def test_the_reducible_error_is_infinite_where_something_possible_has_probability_zero():
+    with np.errstate(divide="ignore"):
+        log_probs = np.log(np.array([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]]))
+    # In the second row it is an impossible token that has no probability: nothing is wrong with that.
+    error = oracle_kl(log_probs, [truth({0: 0.5, 1: 0.5}), truth({1: 0.25, 2: 0.75})])
+    assert error[0] == math.inf
+    assert error[1] == pytest.approx(stats.entropy([0.25, 0.75], [0.5, 0.5]))
+
+
+def test_the_reducible_error_is_scipys_and_the_mean_of_the_loss_above_the_true_loss(rows):
+    rng = np.random.default_rng(0)
+    truths = [one for row in rows[:20] for one in oracle(row)]
+    log_probs = rng.normal(size=(len(truths), len(VOCABULARY))) * 3
+    log_probs -= np.log(np.exp(log_probs).sum(1, keepdims=True))
+    error = oracle_kl(log_probs, truths)
+    for one, log_prob, value in zip(truths, log_probs, error, strict=True):
+        p = np.zeros(len(VOCABULARY))
+        p[list(one.distribution)] = list(one.distribution.values())
+        assert value == pytest.approx(stats.entropy(p, np.exp(log_prob)), rel=1e-12)
+        above = sum(q * (math.log(q) - log_prob[token]) for token, q in one.distribution.items())
+        assert value == pytest.approx(above)
+        if len(one.distribution) == 1:
+            assert value == -log_prob[one.token_id]
+    assert (error > 0).all()
+
+
+def test_a_model_that_is_the_oracle_has_no_reducible_error(rows):
+    truths = [one for row in rows for one in oracle(row)]
+    log_probs = np.full((len(truths), len(VOCABULARY)), -np.inf, dtype=np.float64)
+    for row, one in enumerate(truths):
+        log_probs[row, list(one.distribution)] = np.log(list(one.distribution.values()))
+    assert oracle_kl(log_probs, truths).tolist() == [0.0] * len(truths)
+
+
+def test_log_probabilities_of_other_tokens_or_another_vocabulary_are_refused():
+    with pytest.raises(ValueError, match=r"shape \(2, 3\) for 1 tokens"):
+        oracle_kl(np.zeros((2, 3)), [truth({0: 1.0})])
+    with pytest.raises(ValueError, match="token id 7 is possible in row 0, but V is 3"):
+        oracle_kl(np.zeros((1, 3)), [truth({7: 1.0})])
+
+
+def test_facts_are_grouped_by_how_often_this_model_was_told_them(scores, examples):
+    seen = dict.fromkeys(facts_seen(), 5)
+    table = oracle_table(scores, examples, seen=seen)
+    assert table.index[table.index.str.startswith("fact, told")].tolist() == ["fact, told 1-9 times"]
+    assert table.loc["fact, told 1-9 times", "tokens"] == table.loc["fact", "tokens"]
