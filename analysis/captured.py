@@ -1,7 +1,10 @@
-"""How much of an amount the top fraction of the tokens by a signal holds: the captured share, with intervals by example.
+"""How much of an amount the top fraction of the tokens by a signal holds: its captured share, with intervals.
 
 Where the amount is each token's reducible error, this is what selecting tokens by a signal is for: the share of all
 that is left to learn which stands in the tokens that are trained on. It takes a known amount, so a known truth.
+
+Intervals are by example. In simulations with 50 to 128 examples they covered 91-97 % at a nominal 95 %, and 88-94 %
+where the levels of examples differed so much (standard deviation of their logarithm 1) that a few decide most of it.
 
 Dimension key: N tokens, D examples.
 """

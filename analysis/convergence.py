@@ -80,7 +80,7 @@ def convergence_table(curve: PassCurve, *, top: float = 0.25, confidence: float 
     for estimate in ESTIMATES:
         by_count = curve.values[estimate]
         level = float(curve.values[ESTIMATES[1]][curve.passes].mean())
-        base: dict[str, tuple[float, Interval]] = {name: (math.nan, NO_INTERVAL) for name in TRENDS}
+        base: dict[str, tuple[float, Interval]] = dict.fromkeys(TRENDS, (math.nan, NO_INTERVAL))
         base_count, spread_count = 0, 0
         measured: dict[str, dict[int, float]] = {name: {} for name in TRENDS}
         for count in curve.counts:

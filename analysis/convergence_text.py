@@ -47,7 +47,7 @@ def table_text(table: pd.DataFrame, top: float) -> str:
     if last["from_passes"] not in (0, last["passes"]):
         lines.append(f"~ predicted from two runs of {int(last['from_passes']):,} passes and the trend up to there")
     lines.append(
-        "* the first passes with the whole run, which holds them: not what two runs have in common, and too good near its end"
+        "* the first passes with the whole run that holds them: not what two runs have in common, too good near its end"
     )
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""The demo model at stages of its training, each scored as ``unc-score`` does and held against the truth token by token.
+"""The demo model at stages of its training, each scored as ``unc-score`` does and held against the truth by token.
 
 Checkpoints and runs are kept in ``out/figures/oracle`` and made only once.
 
@@ -59,8 +59,8 @@ def stages(
         limit: only so many conversations; None for the whole held-out set.
 
     Returns:
-        by step, its tokens: the score table, what ``join_truth`` adds, ``oracle_kl`` (nats), and ``rho``, the loss minus
-        that of the last checkpoint on the same token.
+        by step, its tokens: the score table, what ``join_truth`` adds, ``oracle_kl`` (nats), and ``rho``, the loss
+        minus that of the last checkpoint on the same token.
 
     Raises:
         InputError: a checkpoint is missing or is not of the demo's language.
@@ -152,4 +152,3 @@ def _make_checkpoints(steps: Sequence[int], folder: Path) -> None:
     print(f"training the demo model into {folder}: about 12 minutes of one core", file=sys.stderr)
     arguments = ["--out", str(folder), "--checkpoints", ",".join(map(str, steps))]
     subprocess.run([sys.executable, "-m", "uncertainty.demo.train", *arguments], check=True)
-

@@ -1,6 +1,6 @@
-"""Every number of ``oracle_validation``: means, correlations with the truth and captured shares, with intervals by example.
+"""Every number of ``oracle_validation``: means, correlations with the truth, captured shares, and their intervals.
 
-One tidy table: a row per stage of training, group of tokens and statistic.
+One tidy table: a row per stage of training, group of tokens and statistic. Intervals are by example.
 """
 
 from __future__ import annotations

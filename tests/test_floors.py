@@ -144,8 +144,15 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "uncertainty.train_settings", "uncertainty.train_folder", "uncertainty.prepare", "uncertainty.probe",
     ),
     "uncertainty.training_progress": (),
+    "uncertainty.processes": (),
+    "uncertainty.training_reference": (
+        "uncertainty.train_settings", "uncertainty.processes", "uncertainty.objectives", "uncertainty.selection_rules",
+        "uncertainty.reference", "uncertainty.reference_cache", "uncertainty.reference_choice", "uncertainty.model",
+        "uncertainty.data.*",
+    ),
     "uncertainty.training": (
         "uncertainty.train_settings", "uncertainty.train_folder", "uncertainty.training_inputs",
+        "uncertainty.training_reference", "uncertainty.processes",
         "uncertainty.training_setup", "uncertainty.training_callbacks", "uncertainty.training_data",
         "uncertainty.trainer", "uncertainty.training_step", "uncertainty.trainer_checks", "uncertainty.checkpoints",
         "uncertainty.curriculum",

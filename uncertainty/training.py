@@ -9,7 +9,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,11 @@ from uncertainty.data.render import Example
 from uncertainty.errors import InputError
 from uncertainty.loading import load_model
 from uncertainty.lora import attach_lora
-from uncertainty.model import LoadedModel, hidden_size, resolve_device
+from uncertainty.model import LoadedModel, resolve_device
 from uncertainty.objectives import Objective
 from uncertainty.prepare import Prepared
-from uncertainty.reference import Reference, check_reference, identical_to_student
-from uncertainty.reference_cache import CachedReference, build_cache, is_cache, predicted_bytes
-from uncertainty.reference_choice import choose_reference, vocabulary_sha256
+from uncertainty.processes import on_main, smallest
+from uncertainty.reference import check_reference
 from uncertainty.run_info import RunInfo
 from uncertainty.scores import read_scores
 from uncertainty.selection_rules import Rule
@@ -46,6 +45,7 @@ from uncertainty.trainer_checks import check_accumulation
 from uncertainty.training_callbacks import folder_callbacks
 from uncertainty.training_data import Collator, Windows, score_column
 from uncertainty.training_inputs import Inputs, info_of, read_inputs
+from uncertainty.training_reference import measures_kl, needs_reference, open_reference, refuse_void
 from uncertainty.training_setup import (
     arguments_of,
     check_loggers,
@@ -202,29 +202,6 @@ def check_recipe(settings: TrainSettings) -> tuple[Objective, Rule | None, Term 
     return goal, rule, term
 
 
-def needs_reference(goal: Objective, rule: Rule | None) -> bool:
-    """Whether the objective or its selection looks at the reference."""
-    return goal.needs_reference or (rule is not None and rule.needs_reference)
-
-
-def on_main(state: PartialState, work: Callable[[], Any]) -> Any:
-    """What ``work`` gives in the first process, in all of them; its ``InputError`` is raised in all of them too."""
-    if state.num_processes == 1:
-        return work()
-    from accelerate.utils import broadcast_object_list
-
-    answer: list[Any] = [None, None]
-    if state.is_main_process:
-        try:
-            answer = [work(), None]
-        except InputError as error:
-            answer = [None, str(error)]
-    broadcast_object_list(answer)
-    if answer[1] is not None:
-        raise InputError(answer[1])
-    return answer[0]
-
-
 @contextmanager
 def _opened(state: PartialState, out: Path, info: RunInfo, overwrite: bool) -> Iterator[TrainFolder]:
     """The run folder; only the first process holds its lock and writes."""
@@ -279,11 +256,11 @@ def _trainer(
     checks: dict[str, Any] = {}
     reference = None
     if needs_reference(goal, rule):
-        reference = _reference(settings, model, loaded, examples, inputs.every_held_out, state, say)
+        reference = open_reference(settings, model, loaded, examples, inputs.every_held_out, state, say)
         checks["reference_self_kl"] = check_reference(reference, check)
-        _refuse_void(goal, rule, reference, model, check)
+        refuse_void(goal, rule, reference, model, check)
     columns = _columns(settings, examples)
-    micro = settings.micro_batch or _agreed(
+    micro = settings.micro_batch or smallest(
         state,
         fit_micro_batch(model, examples, settings, processes=state.num_processes, with_reference=goal.needs_reference),
     )
@@ -318,7 +295,7 @@ def _trainer(
         windows=windows,
         collator=collator,
         held_out=inputs.held_out,
-        held_out_kl=_measures_kl(reference, inputs.every_held_out, say),
+        held_out_kl=measures_kl(reference, inputs.every_held_out, say),
         record=record,
         tokenizer=prepared.tokenizer,
         callbacks=[*callbacks, *folder_callbacks(settings, prepared, model, folder, state)],
@@ -411,75 +388,12 @@ def _student(loaded: LoadedModel, settings: TrainSettings) -> Any:
     return attach_lora(loaded.model, lora_of(settings), seed=settings.seed)
 
 
-def _reference(
-    settings: TrainSettings,
-    model: Any,
-    loaded: LoadedModel,
-    examples: Sequence[Example],
-    held_out: Sequence[Example],
-    state: PartialState,
-    say: Say,
-) -> Reference:
-    """The reference that is named, or its hidden states on disk where a cache is asked for."""
-    student = LoadedModel(model, loaded.tokenizer, loaded.record)
-    reference = choose_reference(
-        settings.reference,
-        student,
-        examples=examples,
-        trust_remote_code=settings.trust_remote_code,
-        allow_pickle=settings.allow_pickle,
-    )
-    say(f"reference: {reference.record['kind']} {reference.record.get('name', '')}".rstrip())
-    if settings.reference_cache is None or is_cache(settings.reference):
-        return reference
-    covered = [*examples, *held_out]
-    size = predicted_bytes(covered, hidden_size(loaded.model), loaded.model.dtype)
-    say(f"reference cache: {settings.reference_cache}, {size / 1e6:,.0f} MB of hidden states")
-    sha256 = vocabulary_sha256(loaded.tokenizer)
-    cache = settings.reference_cache
-    on_main(state, lambda: asdict(build_cache(cache, reference, covered, vocabulary_sha256=sha256)))
-    return choose_reference(cache, student, examples=examples)
-
-
-def _measures_kl(reference: Reference | None, held_out: Sequence[Example], say: Say) -> bool:
-    """Whether held-out sets can be compared with the reference: a cache may lack them."""
-    if reference is None or not isinstance(reference, CachedReference):
-        return reference is not None
-    try:
-        reference.check_covers(held_out)
-    except InputError as error:
-        say(f"note: no KL to the reference is measured on held-out data: {error}")
-        return False
-    return True
-
-
-def _refuse_void(goal: Objective, rule: Rule | None, reference: Reference, model: Any, check: Any) -> None:
-    """Refuse a student that starts as the reference where there is nothing else to learn from."""
-    only_distils = goal.on_selected is None
-    ranks_by_difference = rule is not None and rule.by in ("rho", "kl")
-    if (only_distils or ranks_by_difference) and identical_to_student(reference, model, check):
-        what = f"objective {goal.name}" if only_distils else f"selection by {rule.by}"  # type: ignore[union-attr]
-        raise InputError(
-            f"the reference equals the model that is to be trained, which leaves nothing for {what}: "
-            "give another --reference (auto makes one by vanilla maximum likelihood)"
-        )
-
-
 def _columns(settings: TrainSettings, examples: Sequence[Example]) -> Mapping[str, np.ndarray] | None:
     if not settings.scores or not settings.column:
         return None
     name = settings.column
     table = read_scores(settings.scores, columns=["example_id", "position", "token_id", name])
     return score_column(examples, table, table.columns[-1], settings.scores)
-
-
-def _agreed(state: PartialState, size: int) -> int:
-    """The smallest of what the processes found."""
-    if state.num_processes == 1:
-        return size
-    from accelerate.utils import gather_object
-
-    return int(min(gather_object([size])))
 
 
 def _pad_id(prepared: Prepared) -> int:

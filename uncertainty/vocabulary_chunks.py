@@ -106,7 +106,7 @@ def chunks(hidden_ND: Tensor, job: Job, *, with_gradients: bool) -> Iterator[Chu
 
 def join(parts: list[TokenLosses]) -> TokenLosses:
     """The values of all tokens from those of some, in order."""
-    return TokenLosses(*(None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)))
+    return TokenLosses._make(None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True))
 
 
 def _measure(

@@ -1,4 +1,4 @@
-"""The captured share: by hand, by its definition, its interval by leaving examples out, and what cannot be shared out."""
+"""The captured share: by hand, by its definition, its interval by leaving out examples, and what is refused."""
 
 import math
 
@@ -17,7 +17,7 @@ def share(amount, signal, fraction):
 
 
 def simulated(seed, n_examples=60, spread=1.0):
-    """Tokens of examples that differ in level, by a factor e^spread; the signal is the amount with noise, often tied."""
+    """Tokens of examples that differ in level, by a factor e^spread; the signal is the amount with noise and ties."""
     rng = np.random.default_rng(seed)
     example = np.repeat(np.arange(n_examples), rng.integers(3, 30, n_examples))
     amount = rng.gamma(0.4, np.exp(spread * rng.normal(size=n_examples))[example])
@@ -80,7 +80,7 @@ def test_the_influences_give_the_standard_error_that_leaving_out_examples_gives(
 def test_intervals_by_example_cover_the_share_of_a_large_population(spread, least):
     big = simulated(99, 40_000, spread)
     truth = captured_shares(big, "kl", ("signal", "other"), minus="other").set_index(["signal", "minus"])["estimate"]
-    hits = {key: 0 for key in (("signal", ""), ("ideal", ""), ("signal", "other"))}
+    hits = dict.fromkeys((("signal", ""), ("ideal", ""), ("signal", "other")), 0)
     for seed in range(300):
         table = captured_shares(simulated(seed, 100, spread), "kl", ("signal", "other"), minus="other")
         table = table.set_index(["signal", "minus"])

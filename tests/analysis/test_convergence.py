@@ -130,7 +130,7 @@ def test_the_trend_of_ranks_is_spearmans_and_browns_formula():
 
 
 def test_a_fitted_trend_foresees_what_rare_masks_do_to_the_ranking():
-    """Odds that grow as k^0.37, as those of the demo did: the fit is right where Spearman's and Brown's formula promises too much."""
+    """Odds that grow as k^0.37, as the demo's did: the fit is right where Spearman's and Brown's is too good."""
     odds = {k: k**0.37 for k in (10, 20, 50, 200)}
     trend = TRENDS["agreement"]
     known = {k: odds[k] / (1 + odds[k]) for k in (10, 20, 50)}

@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import toy_run
+from oracle_tokens import tokens
 from PIL import Image
-from test_oracle_statistics import tokens
 
 from figures import oracle_validation
 from figures.oracle_checkpoints import Stage
@@ -42,11 +42,11 @@ def test_the_panels_show_the_rows_of_the_table(done):
     table = validation_table(done, 0.25)
     figure = oracle_validation.picture(table, 0.25)
     captured = figure.axes[3]
-    shown = {line.get_label(): line.get_ydata().tolist() for line in captured.get_lines()}
+    shown = {line.get_label(): list(line.get_ydata()) for line in captured.get_lines()}
     rows = table[(table["group"] == "all") & (table["statistic"] == "captured") & (table["minus"] == "")]
     for name in ("loss", "entropy", "epistemic"):
         assert shown[name] == rows.loc[rows["x"] == name, "estimate"].tolist()
-    assert captured.get_title(loc="left") == "In the top 25%: all tokens"
+    assert captured.get_title() == "In the top 25%: all tokens"
     assert [label.get_text() for label in captured.get_xticklabels()] == ["100", "160", "300"]
 
 

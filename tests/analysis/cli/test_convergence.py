@@ -56,7 +56,8 @@ def test_shared_options_are_those_of_scoring():
 
 def test_help_imports_nothing_heavy():
     heavy = "{'torch', 'pandas', 'numpy', 'matplotlib', 'pyarrow', 'transformers'}"
-    code = f"import sys\nfrom analysis.cli.convergence import main\nmain(['--help'])\nassert not {heavy} & set(sys.modules)"
+    code = "import sys\nfrom analysis.cli.convergence import main\nmain(['--help'])\n"
+    code += f"assert not {heavy} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
