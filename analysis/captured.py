@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.by_example import NO_INTERVAL, Examples, check_confidence, t_interval, usable_tokens
+from analysis.by_example import NO_INTERVAL, Examples, Scale, check_confidence, t_interval, usable_tokens
 from analysis.ranks import Ranks, rank
 from analysis.top_sets import Found, TopSet
 from uncertainty.errors import InputError
@@ -72,10 +72,10 @@ def captured_shares(
     _check_amount(amount, amount_N)
     ranks = {name: rank(columns[name]) for name in signals} | {"ideal": rank(amount_N)}
     found = {name: captured_share(amount_N, one, fraction) for name, one in ranks.items()}
-    constant = {name for name, one in ranks.items() if one.n_distinct < 2}
+    constant = {name: f"{name} is constant" if one.n_distinct < 2 else "" for name, one in ranks.items()}
     common = {"fraction": fraction, **examples.counts()}
     rows = [
-        {"signal": name, "minus": ""} | _row(one, examples, confidence, name if name in constant else "") | common
+        {"signal": name, "minus": ""} | _row(one, examples, confidence, "share", constant[name]) | common
         for name, one in found.items()
     ]
     taken = TopSet(ranks["ideal"], fraction).fraction
@@ -83,8 +83,10 @@ def captured_shares(
     if minus is not None:
         for name in signals:
             if name != minus:
-                difference = _difference(found[name], found[minus], examples, confidence)
-                rows.append({"signal": name, "minus": minus} | difference | common)
+                one, other = found[name], found[minus]
+                difference = Found(one.value - other.value, one.influence_N - other.influence_N)
+                row = _row(difference, examples, confidence, "plain", constant[name] or constant[minus])
+                rows.append({"signal": name, "minus": minus} | row | common)
     return pd.DataFrame(rows, columns=list(CAPTURED_COLUMNS))
 
 
@@ -116,16 +118,10 @@ def _check_amount(name: str, amount_N: np.ndarray) -> None:
         raise InputError(f"column {name!r} is 0 for every token; there is nothing to capture")
 
 
-def _row(one: Found, examples: Examples, confidence: float, constant: str) -> dict[str, object]:
-    if constant:
-        none = NO_INTERVAL
-        return {"estimate": one.value, "low": none.low, "high": none.high, "warning": f"{constant} is constant"}
-    interval = t_interval(one.value, examples.sums(one.influence_N), examples, confidence, "share")
-    return {"estimate": one.value, "low": interval.low, "high": interval.high, "warning": interval.warning}
-
-
-def _difference(one: Found, other: Found, examples: Examples, confidence: float) -> dict[str, object]:
-    value = one.value - other.value
-    influence_D = examples.sums(one.influence_N - other.influence_N)
-    interval = t_interval(value, influence_D, examples, confidence, "plain")
-    return {"estimate": value, "low": interval.low, "high": interval.high, "warning": interval.warning}
+def _row(one: Found, examples: Examples, confidence: float, scale: Scale, constant: str) -> dict[str, object]:
+    """The estimate and its interval; none, and why, where a signal is constant."""
+    interval, warning = NO_INTERVAL, constant
+    if not constant:
+        interval = t_interval(one.value, examples.sums(one.influence_N), examples, confidence, scale)
+        warning = interval.warning
+    return {"estimate": one.value, "low": interval.low, "high": interval.high, "warning": warning}

@@ -143,7 +143,7 @@ def _series(runs: Sequence[SweepRun]) -> RateSeries:
         if run.rate == before.rate:
             raise InputError(f"{before.path} and {run.path} have the same model, data, sites and rate; move one away")
         _refuse_other_settings(first, run)
-    columns = {run.rate: read_scores(run.path, columns=_COLUMNS).dropna() for run in runs}
+    columns = {run.rate: read_scores(run.path, columns=_COLUMNS).dropna(subset="epistemic") for run in runs}
     keys = [pd.MultiIndex.from_frame(frame[_COLUMNS[:2]]) for frame in columns.values()]
     common = keys[0]
     for other in keys[1:]:

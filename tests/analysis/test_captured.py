@@ -101,10 +101,11 @@ def test_differences_are_those_of_the_shares():
 
 def test_a_constant_signal_captures_its_fraction_and_has_no_interval():
     frame = simulated(4).assign(rho=0.0)
-    row = captured_shares(frame, "kl", ("rho",)).set_index("signal").loc["rho"]
-    assert row["estimate"] == pytest.approx(round(len(frame) / 4) / len(frame))
-    assert row["warning"] == "rho is constant"
-    assert math.isnan(row["low"])
+    table = captured_shares(frame, "kl", ("signal", "rho"), minus="signal").set_index(["signal", "minus"])
+    assert table.loc[("rho", ""), "estimate"] == pytest.approx(round(len(frame) / 4) / len(frame))
+    for key in (("rho", ""), ("rho", "signal")):
+        assert table.loc[key, "warning"] == "rho is constant"
+        assert math.isnan(table.loc[key, "low"])
 
 
 @pytest.mark.parametrize(
