@@ -160,9 +160,10 @@ def texts(case: Case) -> tuple[list[list[int]], list[list[bool]]]:
 
 def engine_work(model: Any, ids: list[list[int]], scored: list[list[bool]], passes: int) -> Callable[[], Any]:
     """The engine as ``unc-score`` drives it."""
+    from uncertainty.budget import Budget
     from uncertainty.data.batches import collate, plan_batches
     from uncertainty.data.render import Example
-    from uncertainty.engine import Budget, score
+    from uncertainty.engine import score
     from uncertainty.families.dropout import McDropout
 
     rows = [

@@ -11,8 +11,9 @@ from test_engine import agree, run
 
 from uncertainty import engine
 from uncertainty.adaptive import some_of
+from uncertainty.budget import Budget
 from uncertainty.data.batches import collate, targets
-from uncertainty.engine import Budget, Rows, look_ends
+from uncertainty.engine import Rows, look_ends
 from uncertainty.errors import InputError
 from uncertainty.families.dropout import McDropout
 from uncertainty.stopping import TargetError, round_ends

@@ -10,9 +10,10 @@ from random_examples import examples
 from scipy import special
 
 from uncertainty import engine
+from uncertainty.budget import Budget, predicted_peak
 from uncertainty.data.batches import collate, plan_batches
 from uncertainty.data.render import Example
-from uncertainty.engine import Budget, Rows, calibrate, predicted_peak, score
+from uncertainty.engine import Rows, calibrate, score
 from uncertainty.errors import InputError
 from uncertainty.families.dropout import McDropout
 from uncertainty.families.weight_noise import WeightNoise

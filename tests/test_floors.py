@@ -69,12 +69,16 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "uncertainty.run_info",
     ),
     # the engine and the trainer never meet
+    "uncertainty.budget": ("uncertainty.model",),
+    "uncertainty.measured_tokens": ("uncertainty.measure_columns", "uncertainty.scores", "uncertainty.data.batches"),
     "uncertainty.engine": (
-        "uncertainty.measures", "uncertainty.measure_columns", "uncertainty.scores", "uncertainty.model",
-        "uncertainty.data.batches", "uncertainty.adaptive", "uncertainty.stopping", "uncertainty.head",
+        "uncertainty.measures", "uncertainty.measured_tokens", "uncertainty.scores", "uncertainty.model",
+        "uncertainty.budget", "uncertainty.data.batches", "uncertainty.adaptive", "uncertainty.stopping",
+        "uncertainty.head",
     ),
     "uncertainty.pass_curve": (
-        "uncertainty.engine", "uncertainty.measures", "uncertainty.estimators", "uncertainty.data.batches",
+        "uncertainty.engine", "uncertainty.budget", "uncertainty.measures", "uncertainty.estimators",
+        "uncertainty.data.batches",
     ),
     "uncertainty.stopping": (),
     "uncertainty.adaptive": ("uncertainty.stopping", "uncertainty.data.batches"),
@@ -171,7 +175,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "uncertainty.scoring": (
         "uncertainty.settings", "uncertainty.prepare", "uncertainty.data.*", "uncertainty.model",
         "uncertainty.measure_columns", "uncertainty.family_choice", "uncertainty.loading", "uncertainty.preflight",
-        "uncertainty.engine", "uncertainty.run_info", "uncertainty.scores",
+        "uncertainty.engine", "uncertainty.budget", "uncertainty.run_info", "uncertainty.scores",
         "uncertainty.score_schema", "uncertainty.score_tables", "uncertainty.run_folder", "uncertainty.provenance",
     ),
     "uncertainty": ("uncertainty.settings", "uncertainty.scoring", "uncertainty.scores"),

@@ -5,8 +5,8 @@ import pytest
 from random_examples import examples
 from test_engine import run
 
+from uncertainty.budget import Budget
 from uncertainty.data.batches import collate
-from uncertainty.engine import Budget
 from uncertainty.errors import InputError
 from uncertainty.families.dropout import McDropout
 from uncertainty.pass_curve import COUNTS, drawn_in, pass_curve, usable_counts

@@ -167,8 +167,9 @@ def test_a_target_stops_examples_by_themselves_and_is_a_part_of_the_run(folder, 
     run = score_dataset(folder, data, tmp_path / "run", **options)
     passes = run.scores().groupby("example_id")["n_passes"].unique()
     assert all(len(found) == 1 and found[0] in (20, 30, 50, 60) for found in passes)
-    assert run.info.settings["target_se"] | {"value": 0.2, "relative": True, "looks": [20, 30, 50, 60]} == (
-        run.info.settings["target_se"]
+    assert (
+        run.info.settings["target_se"] | {"value": 0.2, "relative": True, "looks": [20, 30, 50, 60]}
+        == (run.info.settings["target_se"])
     )
     alone = score_dataset(folder, data, tmp_path / "alone", **options | {"shard_examples": 1, "limit": 3})
     mine = run.scores().set_index(["example_id", "position"]).loc[["0", "1", "2"]]

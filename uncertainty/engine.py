@@ -20,28 +20,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from uncertainty import measures
 from uncertainty.adaptive import score_in_rounds
+from uncertainty.budget import Budget, out_of_memory, windows
 from uncertainty.data.batches import IGNORE, Batch, predictors, targets
 from uncertainty.errors import InputError
 from uncertainty.head import Head, logits_of
-from uncertainty.measure_columns import ALL_COLUMNS, columns_of
-from uncertainty.model import final_hidden, hidden_size, readout, vocabulary_size
+from uncertainty.measured_tokens import assemble
+from uncertainty.model import final_hidden, readout, vocabulary_size
 from uncertainty.scores import TokenScores
 from uncertainty.stopping import TargetError, round_ends
 
-READOUT_BYTES = {"cpu": 128 << 20, "cuda": 2 << 30}  # one slice of logits, all members together
-TOKENS_PER_BATCH = {"cpu": 8192, "cuda": 32768}
-HIDDEN_BYTES = {"cpu": 1 << 30, "cuda": 4 << 30}  # states of all members of the batches that are worked on together
 OFF = (-1,)  # the passes of a deterministic forward
-
-T = TypeVar("T")
 
 
 class Rows(NamedTuple):
@@ -103,32 +98,6 @@ class StochasticFamily(Protocol):
 
     def active(self, model: Any, *, seed: int = 0) -> AbstractContextManager[Members]:
         """Make the model ready to draw members."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Memory bounds of the loop. They decide speed and peak memory, never the scores.
-
-    Attributes:
-        tokens_per_batch: rows times length of one forward pass.
-        readout_bytes: bytes of one read-out slice, all members together.
-        hidden_bytes: bytes of the hidden states of all members of the batches that run together, where members are
-            drawn one at a time.
-    """
-
-    tokens_per_batch: int
-    readout_bytes: int
-    hidden_bytes: int = HIDDEN_BYTES["cpu"]
-
-    @staticmethod
-    def for_device(device: torch.device, tokens_per_batch: int | None = None) -> Budget:
-        """The defaults of a kind of device."""
-        kind = device.type if device.type in TOKENS_PER_BATCH else "cuda"
-        return Budget(tokens_per_batch or TOKENS_PER_BATCH[kind], READOUT_BYTES[kind], HIDDEN_BYTES[kind])
-
-    def window_tokens(self, model: Any, passes: int) -> int:
-        """Completion tokens whose states of all members, and of the deterministic pass, fit ``hidden_bytes``."""
-        return self.hidden_bytes // ((passes + 1) * hidden_size(model) * (torch.finfo(model.dtype).bits // 8))
 
 
 def score(
@@ -273,39 +242,6 @@ def _timed(work: Callable[[], Any], model: Any) -> tuple[float, Any]:
     return best, result
 
 
-def predicted_peak(
-    model: Any,
-    batches: Sequence[tuple[int, int, int]],
-    *,
-    passes: int,
-    budget: Budget,
-    largest_round: int = 0,
-    window_tokens: int = 0,
-    member_bytes: int = 0,
-) -> dict[str, int]:
-    """Predicted peak memory in bytes, by part, for ``batches`` of (sequences, longest length, completion tokens).
-
-    Where passes are drawn in rounds, ``largest_round`` is how many the largest has. Where members are drawn one at a
-    time, ``window_tokens`` are the completion tokens of the largest window. ``member_bytes`` are the family's.
-    """
-    config = model.config.get_text_config()
-    size = torch.finfo(model.dtype).bits // 8
-    width = hidden_size(model)
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * width
-    rows = max((max(budget.tokens_per_batch, b * t) for b, t, _ in batches), default=0)
-    kept = max(window_tokens, max((n for _, _, n in batches), default=0))
-    held = passes + 1 + largest_round  # a round's states stand beside those of all rounds until they are put there
-    slice_bytes = max(budget.readout_bytes, 4 * (passes + 1) * vocabulary_size(model))
-    from_16_bit = 4 * vocabulary_size(model) * width if size < 4 and model.device.type == "cpu" else 0
-    return {
-        "weights": sum(p.numel() * p.element_size() for p in model.parameters()),
-        "members": member_bytes,
-        "forward": rows * (8 * width + 3 * inner) * size,
-        "hidden states": held * kept * width * size,
-        "read-out": slice_bytes + from_16_bit,
-    }
-
-
 class _Loop:
     """The state of one run of the loop: the model, its members, and a budget that may shrink."""
 
@@ -334,10 +270,10 @@ class _Loop:
         off_ND = self.hidden(batch, OFF)[0]
         if target is not None:
             values, passes_N = score_in_rounds(self, batch, off_ND, ends, target)
-            return _assemble(batch, passes_N.numpy(), values, self.added)
+            return assemble(batch, passes_N.numpy(), values, self.added)
         hidden_KND = self.hidden(batch, range(ends[-1]))
         values = self.read(off_ND, hidden_KND, targets(batch).label_N.to(off_ND.device))
-        return _assemble(batch, ends[-1], values, self.added)
+        return assemble(batch, ends[-1], values, self.added)
 
     @torch.inference_mode()
     def score_by_member(self, window: Sequence[Batch], passes: int) -> list[TokenScores]:
@@ -351,7 +287,7 @@ class _Loop:
         found = []
         for batch, off_ND, hidden_KND in zip(window, off, kept, strict=True):
             values = self.read(off_ND, hidden_KND, targets(batch).label_N.to(off_ND.device))
-            found.append(_assemble(batch, passes, values, self.added))
+            found.append(assemble(batch, passes, values, self.added))
         return found
 
     def hidden(self, batch: Batch, passes: Sequence[int], total: int | None = None) -> Tensor:
@@ -511,32 +447,8 @@ def _round_ends(members: Members, family: StochasticFamily, passes: int) -> tupl
     return ends
 
 
-def windows(items: Iterable[T], tokens: Callable[[T], int], most: int) -> Iterator[list[T]]:
-    """Cut a stream into runs of consecutive items with at most ``most`` tokens together, at least one item each.
-
-    >>> list(windows([5, 1, 1, 9, 2], lambda item: item, 6))
-    [[5, 1], [1], [9], [2]]
-    """
-    run: list[T] = []
-    held = 0
-    for item in items:
-        count = tokens(item)
-        if run and held + count > most:
-            yield run
-            run, held = [], 0
-        run.append(item)
-        held += count
-    if run:
-        yield run
-
-
 def _completion_tokens(batch: Batch) -> int:
     return int((batch.labels_BT != IGNORE).sum())
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch says that memory ran out, on a GPU or on the host."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def drawn_together(group_K: Sequence[int]) -> tuple[int, ...] | None:
@@ -547,53 +459,6 @@ def drawn_together(group_K: Sequence[int]) -> tuple[int, ...] | None:
     """
     sizes = tuple(len(list(same)) for _, same in groupby(group_K))
     return None if set(sizes) == {1} else sizes
-
-
-def _assemble(
-    batch: Batch, passes: int | np.ndarray, values: dict[str, Tensor], added: Sequence[str] = ()
-) -> TokenScores:
-    """Put measured tokens and those without a prediction (position 0) in one table; set aside broken examples."""
-    starts = np.array(batch.starts)
-    labels_BT = batch.labels_BT.numpy()
-    example_N, column_N = (labels_BT != IGNORE).nonzero()
-    position_N = column_N - starts[example_N]
-    predicted = position_N > 0
-    table = {name: np.full(len(example_N), np.nan) for name in columns_of(added)}
-    for name, column in table.items():
-        if name in values:
-            column[predicted] = values[name].double().numpy()
-    rank_N = np.full(len(example_N), -1, dtype=np.int64)
-    n_passes_N = np.zeros(len(example_N), dtype=np.int64)
-    n_passes_N[predicted] = passes
-    if values:
-        rank_N[predicted] = values["label_rank"].numpy()
-    unusable = _unusable(batch, example_N, position_N, predicted, table)
-    keep = ~np.isin(example_N, [batch.ids.index(name) for name in unusable])
-    return TokenScores(
-        ids=batch.ids,
-        example_N=example_N[keep],
-        position_N=position_N[keep],
-        token_id_N=labels_BT[example_N, column_N][keep],
-        n_passes_N=n_passes_N[keep],
-        label_rank_N=rank_N[keep],
-        measures={name: column[keep] for name, column in table.items()},
-        unusable=unusable,
-    )
-
-
-def _unusable(
-    batch: Batch, example_N: np.ndarray, position_N: np.ndarray, predicted: np.ndarray, table: dict[str, Any]
-) -> dict[str, str]:
-    # A measure of their spread that few or dependent members leave without a value is NaN at every token: that is no
-    # fault of the example's. Where the logits are broken, loss and total are not finite either.
-    known = {n: v for n, v in table.items() if ALL_COLUMNS[n].members < 2 or not np.isnan(v[predicted]).all()}
-    finite = np.all([np.isfinite(values) for values in known.values()], axis=0)
-    found: dict[str, str] = {}
-    for index in np.flatnonzero(predicted & ~finite):
-        name = batch.ids[example_N[index]]
-        bad = next(n for n, v in known.items() if not np.isfinite(v[index]))
-        found.setdefault(name, f"{bad} is not finite at position {position_N[index]}")
-    return found
 
 
 def member_rows(batch: Batch, passes: Sequence[int], total: int | None = None) -> Rows:

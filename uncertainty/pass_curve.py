@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from uncertainty import measures
+from uncertainty.budget import Budget
 from uncertainty.data.batches import Batch, targets
-from uncertainty.engine import Budget, StochasticFamily, drawn_together, read_members
+from uncertainty.engine import StochasticFamily, drawn_together, read_members
 from uncertainty.errors import InputError
 from uncertainty.estimators import epistemic_corrected
 

@@ -23,18 +23,10 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
+from uncertainty.budget import Budget, predicted_peak, windows
 from uncertainty.data.batches import collate, plan_batches
 from uncertainty.data.render import Example
-from uncertainty.engine import (
-    Budget,
-    Calibration,
-    StochasticFamily,
-    calibrate,
-    look_ends,
-    predicted_peak,
-    score,
-    windows,
-)
+from uncertainty.engine import Calibration, StochasticFamily, calibrate, look_ends, score
 from uncertainty.errors import InputError
 from uncertainty.family_choice import family_of
 from uncertainty.loading import load_model

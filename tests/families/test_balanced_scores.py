@@ -11,9 +11,10 @@ from random_examples import examples
 from score_runs import write_lines
 
 from uncertainty import measures
+from uncertainty.budget import Budget
 from uncertainty.cli.score import main
 from uncertainty.data.batches import collate
-from uncertainty.engine import Budget, score
+from uncertainty.engine import score
 from uncertainty.families.dropout import McDropout
 from uncertainty.scores import read_scores
 

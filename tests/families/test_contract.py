@@ -12,8 +12,9 @@ from random_examples import examples
 from scipy import special
 
 from uncertainty import engine
+from uncertainty.budget import Budget
 from uncertainty.data.batches import collate, plan_batches
-from uncertainty.engine import Budget, Rows, score
+from uncertainty.engine import Rows, score
 from uncertainty.loading import load_model
 from uncertainty.model import final_hidden, vocabulary_size
 from uncertainty.preflight import check_family
