@@ -26,6 +26,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # the script's neighbours, wherever it is started from
 import machine  # noqa: E402
+import networks  # noqa: E402
 
 ENGINE = "engine"
 
@@ -108,7 +109,7 @@ def measure(case_name: str, variant: str, *, device: str, passes: int) -> dict[s
     import torch
 
     case = (CASES | CUDA_CASES)[case_name]
-    model = build(case, device)
+    model = networks.llama(case, device)
     ids, scored = texts(case)
     work = (
         engine_work(model, ids, scored, passes) if variant == ENGINE else hand_work(variant, model, ids, scored, passes)
@@ -122,27 +123,6 @@ def measure(case_name: str, variant: str, *, device: str, passes: int) -> dict[s
             torch.cuda.synchronize()
         seconds = time.perf_counter() - started
     return {"seconds": seconds, "peak_bytes": peak.bytes}
-
-
-def build(case: Case, device: str) -> Any:
-    """A Llama of the case's shape with random weights."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=case.vocabulary,
-        hidden_size=case.width,
-        intermediate_size=case.inner,
-        num_hidden_layers=case.layers,
-        num_attention_heads=case.heads,
-        num_key_value_heads=case.kv_heads,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        dtype=case.dtype,
-    )
-    with torch.device(device):
-        return LlamaForCausalLM(config).to(getattr(torch, case.dtype)).eval()
 
 
 def texts(case: Case) -> tuple[list[list[int]], list[list[bool]]]:

@@ -27,6 +27,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # the script's neighbours, wherever it is started from
 import machine  # noqa: E402
+import networks  # noqa: E402
 
 BASELINE = "transformers Trainer"
 SKIPPED = 2  # first steps of a process set up kernels and the optimizer's state
@@ -122,27 +123,6 @@ def measure(case_name: str, variant: str, *, device: str) -> dict[str, float]:
     return {"seconds": statistics.median(times[SKIPPED:]), "peak_bytes": peak.bytes}
 
 
-def network(case: Case, device: str) -> Any:
-    """A Llama of the case's shape with random weights."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=case.vocabulary,
-        hidden_size=case.width,
-        intermediate_size=case.inner,
-        num_hidden_layers=case.layers,
-        num_attention_heads=case.heads,
-        num_key_value_heads=case.kv_heads,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        dtype=case.dtype,
-    )
-    with torch.device(device):
-        return LlamaForCausalLM(config).to(getattr(torch, case.dtype)).eval()
-
-
 def with_adapter(model: Any) -> Any:
     """The model with the LoRA that every variant trains."""
     from uncertainty.lora import LoraSettings, attach_lora
@@ -199,7 +179,7 @@ def plain_trainer(case: Case, folder: Path, device: str, callbacks: list[Any]) -
         return {name: value for name, value in collated(batch).items() if name != "prompts"}
 
     data = [{"input_ids": row} for row in rows(case)]
-    model = with_adapter(network(case, device))
+    model = with_adapter(networks.llama(case, device, pad_token_id=0))
     return transformers.Trainer(
         model, arguments(case, folder, device), collate, train_dataset=data, callbacks=callbacks
     )
@@ -215,7 +195,7 @@ def trl_sft(case: Case, folder: Path, device: str, callbacks: list[Any]) -> Any:
 
     data = datasets.Dataset.from_dict({"input_ids": rows(case)})
     args = arguments(case, folder, device, SFTConfig, dataset_kwargs={"skip_prepare_dataset": True}, max_length=None)
-    model = with_adapter(network(case, device))
+    model = with_adapter(networks.llama(case, device, pad_token_id=0))
     return SFTTrainer(
         model, args, collate, train_dataset=data, processing_class=word_tokenizer(case), callbacks=callbacks
     )
@@ -230,8 +210,8 @@ def trl_gkd(case: Case, folder: Path, device: str, callbacks: list[Any]) -> Any:
     skip = {"skip_prepare_dataset": True}
     args = arguments(case, folder, device, GKDConfig, dataset_kwargs=skip, max_length=None, lmbda=0.0, beta=0.0)
     return GKDTrainer(
-        model=with_adapter(network(case, device)),
-        teacher_model=network(case, device),
+        model=with_adapter(networks.llama(case, device, pad_token_id=0)),
+        teacher_model=networks.llama(case, device, pad_token_id=0),
         args=args,
         data_collator=collated,
         train_dataset=data,
@@ -273,7 +253,7 @@ def ours(
             for i, row in enumerate(rows(case))
         ]
         goal = goal_of(objective)
-        model = with_adapter(network(case, device))
+        model = with_adapter(networks.llama(case, device, pad_token_id=0))
         reference: Any = None
         if goal.needs_reference:
             torch.manual_seed(1)
@@ -286,7 +266,7 @@ def ours(
             reference = AdapterReference(model, read_adapter(folder / "reference"))
             if cached:
                 build_cache(folder / "cache", reference, examples, vocabulary_sha256="")
-                model = with_adapter(network(case, device))
+                model = with_adapter(networks.llama(case, device, pad_token_id=0))
                 reference = CachedReference(folder / "cache", student=model, examples=examples)
         windows = Windows(len(examples), batch=case.examples, micro=micro or case.examples, seed=0)
         args = arguments(case, folder, device, gradient_accumulation_steps=windows.accumulation)
