@@ -30,7 +30,7 @@ from uncertainty.step_record import StepRecord
 from uncertainty.student import Ask
 from uncertainty.terms import Term
 from uncertainty.token_losses import TokenLosses, token_losses, token_signals
-from uncertainty.training_data import MicroBatch
+from uncertainty.training_data import MicroBatch, count_targets
 
 FROM_PASSES = ("loss", "entropy", "rho", "kl")  # signals that a forward pass of the model in training must give
 
@@ -106,7 +106,7 @@ class StepHooks:
         samples = [next(epoch_iterator) for _ in range(num_batches)]
         self._micro_left = len(samples)
         self.steps.begin(self.state.global_step, self.fraction)
-        n_tokens = self._total(sum(len(sample["micro"].at.label_N) for sample in samples))
+        n_tokens = self._total(count_targets([sample["micro"] for sample in samples]))
         if n_tokens == 0:
             ids = ", ".join([name for sample in samples for name in sample["micro"].batch.ids][:5])
             raise InputError(f"no example of an optimizer step has a completion token ({ids}); raise --batch")
