@@ -16,7 +16,7 @@ WHOLE = [(7, 1, 8), (7, 2, 9), (40, 2, 5), (40, 3, 6), (3_000_000, 3, 13)]  # (e
 
 def losses_of(micro, kl=True):
     value_N = micro.number_N.double() + micro.at.position_N / 8
-    return TokenLosses(value_N, None, 2 * value_N, None, None, 3 * value_N if kl else None)
+    return TokenLosses(value_N, None, 2 * value_N, None, 3 * value_N if kl else None)
 
 
 def parts_of(*groups):

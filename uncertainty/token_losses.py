@@ -6,8 +6,10 @@ Here a chunk of tokens at a time is read out, and what a backward pass needs of 
     g_nll = J (p - onehot y) W        g_rest = J (p - q) W        (J: the slope of soft cap and scales)
 
 so that ``[N, V]`` never exists, backward costs nothing, and which token takes which loss is ordinary torch code after
-the pass. Student and reference are close; their difference is formed before the projection back, because bfloat16
-products of p and q by themselves would lose most of it. A trainable head needs each chunk again in the backward pass.
+the pass. Where that is known before, or a function of the values (``choose``), one of the two vectors is enough: each
+chunk guesses from what was read so far, and the few tokens guessed wrong are done again. Student and reference are
+close; their difference is formed before the projection back, because bfloat16 products of p and q by themselves would
+lose most of it. A trainable head needs each chunk again in the backward pass.
 
 Logits and all arithmetic on them are float32 (float64 for a float64 model), under autocast too.
 
@@ -16,6 +18,7 @@ Dimension key: N tokens of the pass, C tokens of a chunk, c tokens of a tile, V 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,8 +29,10 @@ from uncertainty.head import Head, head_of, project_back
 from uncertainty.terms import Term, distillation
 from uncertainty.vocabulary_chunks import Job, TokenLosses, chunks, join
 
-# Bytes of one chunk's logits. Larger chunks read the head less often; student and reference have a block each.
-CHUNK_BYTES = {"cpu": 2**26, "cuda": 2**28}
+# Bytes of one chunk's logits, student and reference together. Larger chunks read the head less often.
+CHUNK_BYTES = {"cpu": 2**27, "cuda": 2**29}
+
+Choose = Callable[[TokenLosses], Tensor]  # the values of the first n tokens of a pass -> bool [n]
 
 
 def token_losses(
@@ -39,6 +44,8 @@ def token_losses(
     term: Term | None = distillation,
     temperature: float = 1.0,
     selected_N: Tensor | None = None,
+    choose: Choose | None = None,
+    entropy: bool = True,
     vocabulary: int | None = None,
     chunk_bytes: int | None = None,
 ) -> TokenLosses:
@@ -54,17 +61,31 @@ def token_losses(
         temperature: at which ``term`` sees both predictions; the other values are at 1.
         selected_N: bool, if it is known already which tokens take the label's loss. Then ``nll_N`` carries a gradient
             at these tokens alone and ``rest_N`` at the others alone, for one vector and one product less.
+        choose: the same where it hangs on the values: a function of the values of the first n tokens, without
+            gradient, to bool ``[n]``. Its answer for all tokens counts and is returned as ``selected_N``; those for
+            fewer are guesses, which change nothing but the time.
+        entropy: whether the student's entropy is wanted.
         vocabulary: number of tokens the softmax runs over (those of the tokenizer, as scoring does it); default all
             rows of the head.
-        chunk_bytes: memory of the logits of a chunk; default 64 MiB on a CPU, 256 MiB on a GPU.
+        chunk_bytes: memory of a chunk's logits, those of the reference included; default 128 MiB on a CPU, 512 MiB on
+            a GPU.
 
     Raises:
-        InputError: shapes, labels or vocabularies do not fit, or ``head_of`` refuses the model.
+        InputError: shapes, labels or vocabularies do not fit, both ``selected_N`` and ``choose`` are given, or
+            ``head_of`` refuses the model.
     """
-    job = _job(model, hidden_ND, label_N, reference, term, temperature, selected_N, vocabulary, chunk_bytes)
+    job = _job(model, hidden_ND, label_N, reference, term, temperature, entropy, vocabulary, chunk_bytes)
+    if selected_N is not None:
+        if choose is not None:
+            raise InputError("a selection is given and a function that chooses one; leave one of them out")
+        if selected_N.dtype != torch.bool or selected_N.shape != label_N.shape:
+            raise InputError(
+                f"a selection is bool of shape [{len(label_N)}], got {selected_N.dtype} {list(selected_N.shape)}"
+            )
     if torch.is_grad_enabled():
-        return TokenLosses(*_Losses.apply(hidden_ND, job.head.weight_VD, job.head.bias_V, job))
-    return _sweep(hidden_ND, job, with_gradients=False)[0]
+        return TokenLosses(*_Losses.apply(hidden_ND, job.head.weight_VD, job.head.bias_V, job, selected_N, choose))
+    values = _read(hidden_ND, job)
+    return values if choose is None else values._replace(selected_N=choose(values))
 
 
 @torch.no_grad()
@@ -74,12 +95,14 @@ def token_signals(
     label_N: Tensor,
     reference: tuple[Any, Tensor] | None = None,
     *,
+    entropy: bool = True,
     vocabulary: int | None = None,
     chunk_bytes: int | None = None,
 ) -> TokenLosses:
     """The values of :func:`token_losses` without any gradient: what tokens are selected by before a step."""
-    job = _job(model, hidden_ND, label_N, reference, distillation, 1.0, None, vocabulary, chunk_bytes)
-    return _sweep(hidden_ND, job, with_gradients=False)[0]
+    return _read(
+        hidden_ND, _job(model, hidden_ND, label_N, reference, distillation, 1.0, entropy, vocabulary, chunk_bytes)
+    )
 
 
 class _Losses(torch.autograd.Function):
@@ -87,16 +110,26 @@ class _Losses(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, job: Job
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        job: Job,
+        selected_N: Tensor | None,
+        choose: Choose | None,
     ) -> tuple[Tensor | None, ...]:
         ctx.job, ctx.dtype = job, hidden_ND.dtype
         ctx.head_trains = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
-        values, gradients = _sweep(hidden_ND, job, with_gradients=ctx.needs_input_grad[0] and not ctx.head_trains)
-        if ctx.head_trains:
+        if ctx.needs_input_grad[0] and not ctx.head_trains:
+            values, gradients = _sweep(hidden_ND, job, selected_N, choose)
+            ctx.save_for_backward(*gradients)
+        else:
+            values = _read(hidden_ND, job)
+            if choose is not None:
+                values = values._replace(selected_N=choose(values))
             # The head and the hidden states are saved so that torch refuses a backward pass after they changed.
             ctx.save_for_backward(hidden_ND, weight_VD, bias_V)
-        else:
-            ctx.save_for_backward(*gradients)
+        ctx.selected_N = selected_N if choose is None else values.selected_N
         ctx.mark_non_differentiable(*[value for value in values[2:] if value is not None])
         ctx.set_materialize_grads(False)
         return tuple(values)
@@ -105,12 +138,12 @@ class _Losses(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, nll_N: Tensor | None, rest_N: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
+        nll_N, rest_N = _at_their_tokens(nll_N, rest_N, ctx.selected_N)
         if ctx.head_trains:
-            return (*_backward_with_head(saved[0], ctx.job, nll_N, rest_N, ctx.needs_input_grad), None)
-        nll_N, rest_N = _at_their_tokens(nll_N, rest_N, ctx.job.selected_N)
+            return (*_backward_with_head(saved[0], ctx.job, nll_N, rest_N, ctx.needs_input_grad), None, None, None)
         both = saved if len(saved) == 2 else (saved[0], saved[0])
         terms = [scale_N[:, None] * g for scale_N, g in zip((nll_N, rest_N), both, strict=True) if scale_N is not None]
-        return (sum(terms[1:], terms[0]).to(ctx.dtype) if terms else None), None, None, None
+        return (sum(terms[1:], terms[0]).to(ctx.dtype) if terms else None), None, None, None, None, None
 
 
 def _job(
@@ -120,18 +153,20 @@ def _job(
     reference: tuple[Any, Tensor] | None,
     term: Term | None,
     temperature: float,
-    selected_N: Tensor | None,
+    entropy: bool,
     vocabulary: int | None,
     chunk_bytes: int | None,
 ) -> Job:
     head = head_of(model, vocabulary)
     ref = None if reference is None else (head_of(reference[0], vocabulary), reference[1].detach())
-    _check(head, hidden_ND, label_N, ref, selected_N, temperature)
+    _check(head, hidden_ND, label_N, ref, temperature)
     if ref is None and term is distillation:
         term = None
     budget = chunk_bytes or CHUNK_BYTES["cpu" if hidden_ND.device.type == "cpu" else "cuda"]
-    chunk = max(1, budget // (len(head.weight_VD) * head.dtype.itemsize))
-    return Job(head, label_N, ref, term, temperature, selected_N, chunk)
+    blocks = 1 if ref is None and term is None else 2
+    chunk = max(1, budget // (blocks * len(head.weight_VD) * head.dtype.itemsize))
+    token_N = torch.arange(len(label_N), device=label_N.device)
+    return Job(head, label_N, token_N, len(label_N), ref, term, temperature, entropy, chunk)
 
 
 def _check(
@@ -139,7 +174,6 @@ def _check(
     hidden_ND: Tensor,
     label_N: Tensor,
     reference: tuple[Head, Tensor] | None,
-    selected_N: Tensor | None,
     temperature: float,
 ) -> None:
     n_vocabulary, width = head.weight_VD.shape
@@ -151,8 +185,6 @@ def _check(
         )
     if n_tokens and not (int(label_N.min()) >= 0 and int(label_N.max()) < n_vocabulary):
         raise InputError(f"a label lies outside the vocabulary of {n_vocabulary} tokens; the tokenizer does not fit")
-    if selected_N is not None and (selected_N.dtype != torch.bool or selected_N.shape != (n_tokens,)):
-        raise InputError(f"a selection is bool of shape [{n_tokens}], got {selected_N.dtype} {list(selected_N.shape)}")
     if not temperature > 0:
         raise InputError(f"temperature must be above 0, got {temperature}")
     if reference is None:
@@ -170,21 +202,38 @@ def _check(
         )
 
 
-def _sweep(hidden_ND: Tensor, job: Job, *, with_gradients: bool) -> tuple[TokenLosses, list[Tensor]]:
+def _read(hidden_ND: Tensor, job: Job) -> TokenLosses:
+    """Values of all tokens, no gradients."""
+    with torch.autocast(hidden_ND.device.type, enabled=False):  # it would take 16-bit products of float32 matrices
+        return join([chunk.values for chunk in chunks(hidden_ND.detach(), job, with_gradients=False)])
+
+
+def _sweep(
+    hidden_ND: Tensor, job: Job, selected_N: Tensor | None, choose: Choose | None
+) -> tuple[TokenLosses, list[Tensor]]:
     """Values of all tokens; gradients with respect to hidden states: one vector of each token per loss, or for both."""
     parts: list[TokenLosses] = []
     gradients: list[list[Tensor]] = []
-    with torch.autocast(hidden_ND.device.type, enabled=False):  # it would take 16-bit products of float32 matrices
-        for chunk in chunks(hidden_ND.detach(), job, with_gradients=with_gradients):
+    guesses: list[Tensor] = []
+    hidden_ND = hidden_ND.detach()
+    with torch.autocast(hidden_ND.device.type, enabled=False):
+        for chunk in chunks(hidden_ND, job, with_gradients=True):
             parts.append(chunk.values)
-            if not with_gradients:
-                continue
             blocks = [chunk.nll_CV] if chunk.rest_CV is None else [chunk.nll_CV, chunk.rest_CV]
-            if job.selected_N is not None and chunk.rest_CV is not None:
-                chosen_C1 = job.selected_N[chunk.rows, None]
-                blocks = [torch.where(chosen_C1, chunk.nll_CV, chunk.rest_CV, out=chunk.nll_CV)]
+            known_N = selected_N if choose is None else choose(join(parts))
+            if chunk.rest_CV is not None and known_N is not None:
+                guesses.append(known_N[chunk.rows])
+                place_M = guesses[-1].nonzero()[:, 0]
+                blocks = [chunk.rest_CV.index_copy_(0, place_M, chunk.nll_CV[place_M])]
             gradients.append([project_back(block, job.head.weight_VD).mul_(chunk.slope) for block in blocks])
-    return join(parts), [torch.cat(column) for column in zip(*gradients, strict=True)]
+    values, vectors = join(parts), [torch.cat(column) for column in zip(*gradients, strict=True)]
+    if choose is None:
+        return values, vectors
+    chosen_N = choose(values)
+    if guesses and len(wrong_M := (chosen_N != torch.cat(guesses)).nonzero()[:, 0]):
+        _, (mended_MD,) = _sweep(hidden_ND[wrong_M], job.only(wrong_M), chosen_N[wrong_M], None)
+        vectors[0].index_copy_(0, wrong_M, mended_MD)
+    return values._replace(selected_N=chosen_N), vectors
 
 
 def _backward_with_head(
@@ -195,7 +244,6 @@ def _backward_with_head(
     hidden_grad_ND = torch.empty_like(hidden_ND) if needs[0] else None
     weight_grad_VD = torch.zeros_like(weight_VD, dtype=dtype) if needs[1] else None
     bias_grad_V = torch.zeros_like(bias_V, dtype=dtype) if bias_V is not None and needs[2] else None
-    nll_N, rest_N = _at_their_tokens(nll_N, rest_N, job.selected_N)
     with torch.autocast(hidden_ND.device.type, enabled=False):
         for chunk in chunks(hidden_ND, job, with_gradients=True):
             total_CV = chunk.nll_CV.mul_(0.0 if nll_N is None else nll_N[chunk.rows, None] * chunk.slope)

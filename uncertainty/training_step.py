@@ -138,12 +138,12 @@ class StepHooks:
         asks = self.recipe.objective.needs_reference or ranks_here
         reference = self._reference(micro, inputs.get("reference")) if asks else None
         label_N = micro.at.label_N.to(self.args.device)
-        losses = model(ask=Ask(micro.batch, partial(self._read, label_N, reference, selected_N)))
+        losses = model(ask=Ask(micro.batch, partial(self._read, micro, label_N, reference, selected_N)))
         check_student(self.model)
         value_N, count = None, num_items_in_batch
         if rule is not None and selected_N is None:
             value_N = self._values(micro, losses)
-            selected_N = self._select_micro(micro, value_N)
+            selected_N = self._select_micro(micro, value_N) if losses.selected_N is None else losses.selected_N
             if self._single_pass and self.recipe.objective.denominator == "selected":
                 count = max(1, int(selected_N.sum()))
         column_N = None if micro.column_N is None else micro.column_N.to(self.args.device)
@@ -170,15 +170,32 @@ class StepHooks:
         label_N = micro.at.label_N.to(self.args.device)
 
         def read(model: Any, hidden_ND: Tensor) -> TokenLosses:
-            return token_signals(model, hidden_ND, label_N, reference, vocabulary=self.recipe.vocabulary)
+            return token_signals(
+                model, hidden_ND, label_N, reference, entropy=self._by_entropy, vocabulary=self.recipe.vocabulary
+            )
 
         model: Any = self.model
         with evaluation(model):
             return model(ask=Ask(micro.batch, read))
 
-    def _read(self, label_N: Tensor, reference: Any, selected_N: Tensor | None, model: Any, hidden_ND: Tensor) -> Any:
-        # Where the selection is known, the rest's term is wanted at the rest alone and one vector does for both.
-        known = selected_N if self.recipe.objective.on_selected and self.recipe.objective.on_rest else None
+    @property
+    def _by_entropy(self) -> bool:
+        return self.recipe.rule is not None and self.recipe.rule.by == "entropy"
+
+    def _read(
+        self,
+        micro: MicroBatch,
+        label_N: Tensor,
+        reference: Any,
+        selected_N: Tensor | None,
+        model: Any,
+        hidden_ND: Tensor,
+    ) -> TokenLosses:
+        # Where the selection is known or follows from the values, the rest's term is wanted at the rest alone and one
+        # vector does for both. A running quantile must see each micro-batch once.
+        rule, objective = self.recipe.rule, self.recipe.objective
+        both = objective.on_selected is not None and objective.on_rest is not None
+        chooses = both and rule is not None and selected_N is None and rule.scope != "running"
         return token_losses(
             model,
             hidden_ND,
@@ -186,7 +203,9 @@ class StepHooks:
             reference=reference,
             term=self.recipe.term,
             temperature=self.recipe.temperature,
-            selected_N=known,
+            selected_N=selected_N if both else None,
+            choose=partial(self._choose, micro) if chooses else None,
+            entropy=self._by_entropy,
             vocabulary=self.recipe.vocabulary,
         )
 
@@ -223,13 +242,20 @@ class StepHooks:
         """The selection within one micro-batch: all of its step, or an approximation of it."""
         rule = self.recipe.rule
         assert rule is not None, "called for objectives with a selection"
-        number_N, position_N = (index.to(value_N.device) for index in (micro.number_N, micro.at.position_N))
+        number_N, position_N = (
+            index[: len(value_N)].to(value_N.device) for index in (micro.number_N, micro.at.position_N)
+        )
         if rule.scope == "running":
             return self.running.select(value_N, number_N, position_N, fraction=self.fraction)
         step = self.state.global_step
         return select(value_N, number_N, position_N, rule, fraction=self.fraction, seed=self.recipe.seed, step=step)
 
+    def _choose(self, micro: MicroBatch, losses: TokenLosses) -> Tensor:
+        """The selection among the first tokens of a micro-batch."""
+        return self._select_micro(micro, self._values(micro, losses))
+
     def _values(self, micro: MicroBatch, losses: TokenLosses | None) -> Tensor:
+        """What the tokens of a micro-batch are ranked by, or its first tokens, as many as ``losses`` has."""
         rule = self.recipe.rule
         assert rule is not None, "called for objectives with a selection"
         known = TokenSignals(column_N=micro.column_N)

@@ -29,18 +29,18 @@ class TokenLosses(NamedTuple):
     Attributes:
         nll_N: ``-log p(y)``.
         rest_N: the term of the rest, by default ``-sum_v q_v log p_v`` at the temperature asked for; None without one.
-        entropy_N: of the student.
-        ref_nll_N: ``-log q(y)``; None without a reference, as are those that follow.
-        ref_entropy_N: of the reference.
-        kl_N: ``KL(q || p)`` at temperature 1, ``>= 0``; exactly 0 where both agree to the last bit.
+        entropy_N: of the student; None where it was not asked for.
+        ref_nll_N: ``-log q(y)``; None without a reference.
+        kl_N: ``KL(q || p)`` at temperature 1, ``>= 0``; exactly 0 where both agree to the last bit; None likewise.
+        selected_N: bool, the tokens at which ``nll_N`` carries the gradient, where ``choose`` chose them.
     """
 
     nll_N: Tensor
-    rest_N: Tensor | None
-    entropy_N: Tensor
-    ref_nll_N: Tensor | None
-    ref_entropy_N: Tensor | None
-    kl_N: Tensor | None
+    rest_N: Tensor | None = None
+    entropy_N: Tensor | None = None
+    ref_nll_N: Tensor | None = None
+    kl_N: Tensor | None = None
+    selected_N: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -50,20 +50,30 @@ class Job:
     Attributes:
         head: the student's. Its weights are finite, and so are its logits.
         label_N: what is predicted.
+        token_N: the places of these tokens among those that ``term`` knows.
+        n_tokens: how many those are.
         reference: the head of the reference and the hidden states it reads.
         term: what the rest learns, None for nothing.
         temperature: at which ``term`` sees both predictions.
-        selected_N: tokens that take the label's loss, where that is known already.
+        entropy: whether the student's is wanted.
         chunk: tokens of a chunk.
     """
 
     head: Head
     label_N: Tensor
+    token_N: Tensor
+    n_tokens: int
     reference: tuple[Head, Tensor] | None
     term: Term | None
     temperature: float
-    selected_N: Tensor | None
+    entropy: bool
     chunk: int
+
+    def only(self, place_M: Tensor) -> Job:
+        """The same of some tokens, by their places in the pass; their entropy is known by then."""
+        label_M, token_M = self.label_N[place_M], self.token_N[place_M]
+        reference = None if self.reference is None else (self.reference[0], self.reference[1][place_M])
+        return replace(self, label_N=label_M, token_N=token_M, reference=reference, entropy=False)
 
 
 class Chunk(NamedTuple):
@@ -118,64 +128,66 @@ def _measure(
     parts, slope = [], 1.0
     for start in range(0, max(1, size), height):
         tile = slice(start, min(start + height, size))
-        token_c = torch.arange(rows.start + tile.start, rows.start + tile.stop, device=logits_CV.device)
         bend_cV = None
         if with_gradients:
             slope, bend_cV = slope_of(job.head, logits_CV[tile])
         log_p = logits_CV[tile].log_softmax(-1)
         log_q = None if ref_CV is None else ref_CV[tile].log_softmax(-1)
-        predictions = Predictions(log_p, job.label_N[rows][tile], log_q, token_c, len(job.label_N))
-        values, p, q = _values(predictions)
-        if job.term is not None:
-            rest_c, gradient_cV = _rest(predictions, p, q, job, with_gradients)
-            values = values._replace(rest_N=rest_c)
-            if gradient_cV is not None and second_CV is not None:
-                _write(gradient_cV, bend_cV, second_CV[tile])
+        # On a CPU a second softmax costs half of an exponential; the divergence needs what belongs to log_p to the bit.
+        p = logits_CV[tile].softmax(-1) if log_q is None else log_p.exp()
+        label_c = job.label_N[rows][tile]
+        predictions = Predictions(log_p, label_c, log_q, job.token_N[rows][tile], job.n_tokens)
+        values, rest_cV = _values(predictions, p, job, with_gradients)
         if with_gradients:
-            p.scatter_add_(-1, predictions.label_N[:, None], p.new_full((len(p), 1), -1.0))
+            if rest_cV is not None and second_CV is not None:
+                _write(rest_cV, bend_cV, second_CV[tile])
+            p.scatter_add_(-1, label_c[:, None], p.new_full((len(p), 1), -1.0))
             _write(p, bend_cV, logits_CV[tile])
         parts.append(values)
     return join(parts), slope
 
 
-def _values(predictions: Predictions) -> tuple[TokenLosses, Tensor, Tensor | None]:
-    """Everything but the rest's term, with the probabilities of student and reference."""
+def _values(predictions: Predictions, p: Tensor, job: Job, with_gradient: bool) -> tuple[TokenLosses, Tensor | None]:
+    """Values of a tile, and the gradient of the rest's term with respect to the logits (where it is asked for).
+
+    The time of a pass outside its matrix products is spent here; every line with V reads and writes a whole tile.
+    """
     log_p, log_q = predictions.log_probs_NV, predictions.ref_log_probs_NV
     label_c1 = predictions.label_N[:, None]
-    p = log_p.exp()
-    nll_c, entropy_c = -log_p.gather(-1, label_c1)[:, 0], -(p * log_p).sum(-1)
+    nll_c = -log_p.gather(-1, label_c1)[:, 0]
+    entropy_c = -(p * log_p).sum(-1) if job.entropy else None
     if log_q is None:
-        return TokenLosses(nll_c, None, entropy_c, None, None, None), p, None
+        rest_c, rest_cV = (None, None) if job.term is None else _by_autograd(predictions, job, with_gradient)
+        return TokenLosses(nll_c, rest_c, entropy_c), rest_cV
     q = log_q.exp()
+    difference_cV = p - q
     # p - q adds up to nothing, and with it the rounding of the two normalisations cancels to first order. What is left
     # below zero is rounding of the sum.
-    kl_c = (log_q - log_p).mul_(q).add_(p).sub_(q).sum(-1).clamp_(min=0)
-    ref_nll_c, ref_entropy_c = -log_q.gather(-1, label_c1)[:, 0], -(q * log_q).sum(-1)
-    return TokenLosses(nll_c, None, entropy_c, ref_nll_c, ref_entropy_c, kl_c), p, q
-
-
-def _rest(
-    predictions: Predictions, p: Tensor, q: Tensor | None, job: Job, with_gradient: bool
-) -> tuple[Tensor, Tensor | None]:
-    """The rest's term of a tile and its gradient with respect to the logits (only then is it asked for)."""
-    at_temperature = tempered(predictions, job.temperature)
+    kl_c = torch.addcmul(difference_cV, q, log_q - log_p).sum(-1).clamp_(min=0)
+    values = TokenLosses(nll_c, None, entropy_c, -log_q.gather(-1, label_c1)[:, 0], kl_c)
+    if job.term is None:
+        return values, None
     if job.term is not distillation:
-        return _by_autograd(at_temperature, job, with_gradient)
-    if job.temperature != 1:
-        p, q = at_temperature.log_probs_NV.exp(), at_temperature.reference.exp()
-    assert q is not None, "distillation has a reference"
-    rest_c = -(q * at_temperature.log_probs_NV).sum(-1)
-    return rest_c, (p - q).div_(job.temperature) if with_gradient else None
+        rest_c, rest_cV = _by_autograd(predictions, job, with_gradient)
+    elif job.temperature == 1:
+        rest_c, rest_cV = -(q * log_p).sum(-1), difference_cV
+    else:
+        warm = tempered(predictions, job.temperature)
+        warm_q = warm.reference.exp()
+        rest_c = -(warm_q * warm.log_probs_NV).sum(-1)
+        rest_cV = warm.log_probs_NV.exp().sub_(warm_q).div_(job.temperature)
+    return values._replace(rest_N=rest_c), rest_cV
 
 
 def _by_autograd(predictions: Predictions, job: Job, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
     """Any term: its gradient with respect to the log-probabilities, taken back through the softmax."""
     assert job.term is not None, "there is a term"
+    warm = tempered(predictions, job.temperature)
     if not with_gradient:
-        return job.term(predictions), None
+        return job.term(warm), None
     with torch.enable_grad():
-        leaf_cV = predictions.log_probs_NV.detach().requires_grad_()
-        rest_c = job.term(replace(predictions, log_probs_NV=leaf_cV))
+        leaf_cV = warm.log_probs_NV.detach().requires_grad_()
+        rest_c = job.term(replace(warm, log_probs_NV=leaf_cV))
         (gradient_cV,) = torch.autograd.grad(rest_c.sum(), leaf_cV)
     total_c1 = gradient_cV.sum(-1, keepdim=True)
     return rest_c.detach(), (gradient_cV - leaf_cV.detach().exp() * total_c1).div_(job.temperature)
