@@ -215,3 +215,26 @@ def test_a_model_trained_whole_is_its_own_student():
     model.requires_grad_(False)
     with pytest.raises(InputError, match="no parameter of the model is trainable"):
         check_student(model)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_an_adapter_trained_on_4_bits_merges_into_the_base_that_they_were_made_from(name, tiny_folder, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    from uncertainty.loading import load_model
+
+    base = tiny_folder(name, tmp_path / "base")
+    wrapped = attach_lora(load_model(base, device="cpu", dtype="float32", four_bit=True).model, SMALL)
+    plain = attach_lora(load_model(base, device="cpu").model, SMALL)
+    drawn = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for (_, one), (_, two) in zip(sorted(adapters_of(wrapped)), sorted(adapters_of(plain)), strict=True):
+            two.copy_(one.normal_(std=0.1, generator=drawn))
+    wrapped.save_pretrained(tmp_path / "adapter")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # GPT-2 again: its layers are not transposed while they are in 4 bit
+        merged = load_model(tmp_path / "adapter", device="cpu", dtype="float32").model
+    torch.testing.assert_close(predicting_hidden(merged, batch()), predicting_hidden(plain.eval(), batch()))
+
+
+def adapters_of(model):
+    return [(name, parameter) for name, parameter in model.named_parameters() if "lora_" in name]

@@ -13,7 +13,7 @@ from typing import Any
 
 from uncertainty.adapters import AdapterFolder, is_adapter, merge_adapter, read_adapter
 from uncertainty.errors import InputError
-from uncertainty.four_bit import four_bit_options
+from uncertainty.four_bit import four_bit_options, four_bit_record, keep_differentiable
 from uncertainty.model import LoadedModel, adopt_model, is_local, resolve_device, resolve_dtype
 
 
@@ -71,7 +71,7 @@ def load_model(
         trust_remote_code: run model code that comes with the checkpoint.
         allow_pickle: read ``.bin`` weights, which can run code, where there are no safetensors.
         four_bit: quantise the linear layers to 4 bit, for training an adapter on them; ``dtype`` is then that of the
-            products (auto: bfloat16). Needs a GPU and bitsandbytes, and was not tried on one.
+            products and of all other weights (auto: bfloat16). Needs bitsandbytes; see ``four_bit`` for what was run.
 
     Raises:
         InputError: the model cannot be had, is not a causal language model, holds a tensor that is not finite, or
@@ -109,9 +109,11 @@ def load_model(
     if adapter is not None:
         model = merge_adapter(model, adapter)
     model = (model if four_bit else model.to(target)).eval()
+    if four_bit:
+        keep_differentiable(model)  # before anything runs it
     loaded = adopt_model(model, tokenizer, name=source, revision=revision)
     if four_bit:
-        loaded = replace(loaded, record=loaded.record | {"quantisation": "nf4, double quantisation"})
+        loaded = replace(loaded, record=loaded.record | four_bit_record(model))
     return loaded if adapter is None else _name_both(loaded, str(name), adapter)
 
 

@@ -1,7 +1,9 @@
 """Low-rank adapters on a causal language model: attached the same way every time, and checked before each backward.
 
 Without an adapter the whole model is trained (full fine-tuning). On a base in 4 bit (``load_model(four_bit=True)``) the
-same adapter is QLoRA.
+same adapter is QLoRA. What is not in 4 bit keeps its dtype there. peft's ``prepare_model_for_kbit_training`` would
+widen it to float32; but norms and logits are computed in float32 from 16-bit weights anyway, and the float32 embedding
+of a model of a billion parameters and 128,256 tokens alone weighs twice its 4-bit layers.
 """
 
 from __future__ import annotations
@@ -83,13 +85,11 @@ def attach_lora(model: Any, settings: LoraSettings, *, adapter_name: str = STUDE
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft says int and divides
         lora_dropout=settings.dropout,
         target_modules=names,
-        fan_in_fan_out=any(isinstance(model.get_submodule(name), Conv1D) for name in names),  # GPT-2 stores W^T
+        # GPT-2 stores W^T; source_cls is what a layer in 4 bit was before, and is again where the adapter is merged.
+        fan_in_fan_out=any(
+            issubclass(getattr(layer, "source_cls", type(layer)), Conv1D) for layer in map(model.get_submodule, names)
+        ),
     )
-    if getattr(model, "is_loaded_in_4bit", False):
-        from peft import prepare_model_for_kbit_training
-
-        # The trainer decides on checkpointing; this only freezes, and widens norms and head to float32.
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     with undisturbed_random_numbers(seed), without_stale_warning():
         try:
             wrapped = get_peft_model(model, config, adapter_name=adapter_name)

@@ -75,7 +75,7 @@ class TrainSettings:
         reference: ``auto`` (made first, by vanilla maximum likelihood on the same data), ``base``, or a folder: of an
             adapter, a model, or a cache of hidden states.
         reference_cache: folder to keep the reference's hidden states in, so that other runs need not compute them.
-        tuning: ``lora``, ``full`` or ``qlora`` (4-bit base, needs a GPU and bitsandbytes).
+        tuning: ``lora``, ``full`` or ``qlora`` (4-bit base, needs bitsandbytes).
         lora_rank: r of the adapter.
         lora_alpha: alpha of the adapter; its output is scaled by alpha / r.
         lora_dropout: dropout on the adapter's input.
