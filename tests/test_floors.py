@@ -23,11 +23,12 @@ FLOORS: dict[str, tuple[str, ...]] = {
     # pure arithmetic, one model, one way of drawing members, one step of the data road: nothing of ours but siblings
     "uncertainty.errors": (),
     "uncertainty.measures": (
-        "uncertainty.member_terms", "uncertainty.member_sweep", "uncertainty.estimators",
+        "uncertainty.member_terms", "uncertainty.member_sweep", "uncertainty.pass_groups", "uncertainty.estimators",
         "uncertainty.divergence_measures", "uncertainty.probability_measures",
     ),
+    "uncertainty.pass_groups": (),
     "uncertainty.member_terms": (),
-    "uncertainty.member_sweep": ("uncertainty.member_terms",),
+    "uncertainty.member_sweep": ("uncertainty.member_terms", "uncertainty.pass_groups"),
     "uncertainty.estimators": ("uncertainty.member_terms", "uncertainty.member_sweep"),
     "uncertainty.divergence_measures": ("uncertainty.member_sweep",),
     "uncertainty.probability_measures": ("uncertainty.member_terms", "uncertainty.member_sweep"),
@@ -39,7 +40,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "uncertainty.selection_signals": ("uncertainty.selection_rules", "uncertainty.families.keyed"),
     "uncertainty.selection": ("uncertainty.selection_rules", "uncertainty.selection_signals"),
     "uncertainty.running_quantile": ("uncertainty.selection",),
-    "uncertainty.families.*": ("uncertainty.families.*",),
+    "uncertainty.families.*": ("uncertainty.families.*", "uncertainty.pass_groups"),
     "uncertainty.families.adapter_ensemble": (
         "uncertainty.families.*", "uncertainty.adapters", "uncertainty.lora", "uncertainty.model",
     ),
@@ -91,7 +92,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "uncertainty.batch_hidden": ("uncertainty.model", "uncertainty.data.*"),
     "uncertainty.reference": (
         "uncertainty.model", "uncertainty.lora", "uncertainty.adapters", "uncertainty.batch_hidden",
-        "uncertainty.data.*",
+        "uncertainty.student", "uncertainty.data.*",
     ),
     "uncertainty.stored_head": ("uncertainty.head", "uncertainty.run_info"),
     "uncertainty.reference_shards": (
@@ -110,7 +111,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "uncertainty.vocabulary_chunks": ("uncertainty.head", "uncertainty.terms"),
     "uncertainty.token_losses": ("uncertainty.head", "uncertainty.terms", "uncertainty.vocabulary_chunks"),
     # the trainer: one optimizer step, then one run; it and the engine never meet but in a run's probe
-    "uncertainty.student": ("uncertainty.batch_hidden", "uncertainty.data.*"),
+    "uncertainty.sharding": (),
+    "uncertainty.student": ("uncertainty.batch_hidden", "uncertainty.sharding", "uncertainty.data.*"),
     "uncertainty.training_data": ("uncertainty.data.*",),
     "uncertainty.step_record": ("uncertainty.curriculum", "uncertainty.token_losses", "uncertainty.training_data"),
     "uncertainty.training_step": (
@@ -122,7 +124,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "uncertainty.trainer": (
         "uncertainty.training_step", "uncertainty.student", "uncertainty.lora", "uncertainty.batch_hidden",
         "uncertainty.running_quantile", "uncertainty.training_data", "uncertainty.step_record",
-        "uncertainty.curriculum", "uncertainty.checkpoints", "uncertainty.data.*",
+        "uncertainty.curriculum", "uncertainty.checkpoints", "uncertainty.sharding", "uncertainty.data.*",
     ),
     "uncertainty.trainer_checks": ("uncertainty.trainer", "uncertainty.batch_hidden", "uncertainty.data.*"),
     "uncertainty.sft": (
@@ -142,7 +144,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "uncertainty.training_inputs": (
         "uncertainty.train_settings", "uncertainty.prepare", "uncertainty.model", "uncertainty.provenance",
         "uncertainty.reference_shards", "uncertainty.run_info", "uncertainty.scores", "uncertainty.training_data",
-        "uncertainty.data.*",
+        "uncertainty.sharding", "uncertainty.data.*",
     ),
     "uncertainty.training_callbacks": (
         "uncertainty.train_settings", "uncertainty.train_folder", "uncertainty.prepare", "uncertainty.probe",
@@ -156,13 +158,14 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "uncertainty.training": (
         "uncertainty.train_settings", "uncertainty.train_folder", "uncertainty.training_inputs",
-        "uncertainty.training_reference", "uncertainty.processes",
+        "uncertainty.training_reference", "uncertainty.processes", "uncertainty.sharding",
         "uncertainty.training_setup", "uncertainty.training_callbacks", "uncertainty.training_data",
         "uncertainty.trainer", "uncertainty.training_step", "uncertainty.trainer_checks", "uncertainty.checkpoints",
         "uncertainty.curriculum",
         "uncertainty.curriculum_rows", "uncertainty.token_classes", "uncertainty.objectives", "uncertainty.terms",
         "uncertainty.selection_rules", "uncertainty.reference", "uncertainty.reference_cache",
         "uncertainty.reference_choice", "uncertainty.batch_hidden", "uncertainty.lora", "uncertainty.loading",
+        "uncertainty.four_bit",
         "uncertainty.model", "uncertainty.prepare", "uncertainty.run_info", "uncertainty.scores",
         "uncertainty.data.*",
     ),
@@ -190,7 +193,10 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     # the reader of score tables, and the commands that score and draw; kinds of tokens must mean the same in a report
     # and in the trainer's record of what it selected, so both take them from one place
-    "analysis.*": ("analysis.*", "-analysis.cli.*", "uncertainty.scores", "uncertainty.token_classes"),
+    "analysis.*": (
+        "analysis.*", "-analysis.cli.*", "uncertainty.scores", "uncertainty.token_classes", "uncertainty.pass_groups",
+        "uncertainty.stopping",
+    ),
     "analysis.cli.*": (
         "analysis.*", "-analysis.cli.*", "uncertainty", "uncertainty.scores", "uncertainty.cli.options",
     ),
@@ -217,7 +223,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
 
 MODEL_LIBRARIES = ("torch", "transformers", "accelerate", "peft")
 WITHOUT_MODEL_LIBRARIES = (
-    *("uncertainty.measure_columns", "uncertainty.stopping"),
+    *("uncertainty.measure_columns", "uncertainty.stopping", "uncertainty.pass_groups"),
     *("uncertainty.errors", "uncertainty.durable", "uncertainty.run_info", "uncertainty.scores"),
     *("uncertainty.score_schema", "uncertainty.score_tables", "uncertainty.run_folder", "uncertainty.summary"),
     *("uncertainty.settings", "uncertainty.cli.fields", "uncertainty.cli.options", "uncertainty.cli.yaml_file"),
@@ -235,6 +241,7 @@ WHOLE = {
     "tests/test_mutations.py": "planted bugs, each caught by a named check",
     "tests/test_peers.py": "the measures against other toolkits",
     "tests/test_wheel.py": "what the built package holds",
+    "tests/test_training_fsdp.py": "the same under FSDP",
     "tests/test_training_distributed.py": "two processes train what one does",
     "tests/test_readme.py": "the lines the README shows",
     "tests/test_explorer_page.py": "the explorer's page in a browser",

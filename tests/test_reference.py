@@ -134,7 +134,7 @@ def test_an_error_inside_the_reference_leaves_the_student_active(base, folder, m
     model = student_of(base)
     reference = AdapterReference(model, read_adapter(folder))
     before = state_of(model)
-    monkeypatch.setattr("uncertainty.reference.predicting_hidden", lambda *_: 1 / 0)
+    monkeypatch.setattr("uncertainty.reference.hidden_of", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         reference.hidden(BATCH)
     assert state_of(model) == before

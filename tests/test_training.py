@@ -231,6 +231,39 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_bytes(objective, first, step,
     assert int(done.stdout.split()[-2]) >= 3
 
 
+@pytest.mark.slow
+def test_an_interrupted_run_on_4_bits_goes_on_to_the_same_bytes(inputs, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    asked = {"objective": PAPER, "tuning": "qlora", "gradient_checkpointing": True}
+    whole = train(inputs, tmp_path / "whole", **asked)
+    with pytest.raises(KeyboardInterrupt):
+        train(inputs, tmp_path / "run", callbacks=[Stop(3)], **asked)
+    assert "going on after step 3" in say_all(inputs, tmp_path / "run", **asked)
+    assert result(tmp_path / "run") == result(whole.path)
+    assert whole.info.settings["packages"]["bitsandbytes"]
+    before, after, _ = read_evaluations(whole.path)["held"]
+    assert after < before - 0.1
+
+
+@pytest.mark.slow
+def test_a_reference_on_4_bits_is_the_same_from_the_disk(inputs, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    asked = {"objective": PAPER, "tuning": "qlora", "reference": "base"}
+    computed = train(inputs, tmp_path / "computed", **asked)
+    kept = train(inputs, tmp_path / "kept", reference_cache=str(tmp_path / "cache"), **asked)
+    assert is_cache(tmp_path / "cache")
+    assert furthest(weights(computed), weights(kept)) < 1e-4
+
+
+@pytest.mark.slow
+def test_what_was_learnt_on_4_bits_is_learnt_by_the_base_it_is_merged_into(inputs, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    run = train(inputs, tmp_path / "run", objective="mle", tuning="qlora")
+    before, after, _ = read_evaluations(run.path)["held"]
+    loss = score_dataset(run.model, inputs[2], tmp_path / "scores", device="cpu", passes=2).scores()["loss"].mean()
+    assert abs(loss - after) < 0.3 * (before - after)
+
+
 def interrupted(inputs, path):
     """A run with checkpoints of steps 2 and 3, that stopped in its fourth step."""
     with pytest.raises(KeyboardInterrupt):
@@ -291,7 +324,6 @@ REFUSED = {
     "no such reference": ({"objective": PAPER, "reference": "/nowhere/at/all"}, "/nowhere/at/all"),
     "no table": ({"objective": "weighted"}, "--scores RUN and --column"),
     "logger": ({"objective": "mle", "report_to": ("comet_nope",)}, "--report-to comet_nope"),
-    "qlora": ({"objective": "mle", "tuning": "qlora"}, "qlora|4-bit|GPU"),
 }
 
 
@@ -301,6 +333,13 @@ def test_what_cannot_be_right_is_one_line_and_leaves_nothing(case, inputs, tmp_p
     with pytest.raises(InputError, match=message) as refused:
         train(inputs, tmp_path / "run", **changes)
     assert "\n" not in str(refused.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_4_bits_without_bitsandbytes_are_refused_before_anything_is_read(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.utils.is_bitsandbytes_available", lambda: False)
+    with pytest.raises(InputError, match=r"--tuning qlora\) need a recent bitsandbytes, which is not installed; pip"):
+        train((Path("/nowhere"), *inputs[1:]), tmp_path / "run", tuning="qlora")
     assert not (tmp_path / "run").exists()
 
 

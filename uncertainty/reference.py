@@ -19,6 +19,7 @@ from uncertainty.data.batches import Batch
 from uncertainty.errors import InputError
 from uncertainty.lora import adapter_layers, switched, undisturbed_random_numbers, without_stale_warning
 from uncertainty.model import readout, relative_difference
+from uncertainty.student import hidden_of
 
 REFERENCE = "reference"  # the name of the second adapter inside the PeftModel
 SELF_KL = 1e-6  # nats; the largest KL of a reference with itself that passes as rounding
@@ -73,7 +74,7 @@ class AdapterReference:
     def hidden(self, batch: Batch) -> Tensor:
         """Final hidden states ``[N, D]`` under the reference's adapter; the student is active again afterwards."""
         with switched(self._layers, self._name), evaluation(self.model):
-            return predicting_hidden(self.model, batch)
+            return hidden_of(self.model, batch)
 
 
 class BaseReference:
@@ -100,7 +101,7 @@ class BaseReference:
     def hidden(self, batch: Batch) -> Tensor:
         """Final hidden states ``[N, D]`` of the base; the adapters are on again afterwards."""
         with switched(self._layers, None), evaluation(self.model):
-            return predicting_hidden(self.model, batch)
+            return hidden_of(self.model, batch)
 
 
 class ModelReference:

@@ -2,8 +2,9 @@
 
 Dimension key: N completion tokens, D hidden size.
 
-The losses are computed inside the model's own ``forward``, so that whatever wraps the model (DistributedDataParallel,
-FSDP, autocast, peft) sees one ordinary call, and no logits of all positions are ever made.
+The losses are computed inside the model's own ``forward``, and there inside that of its vocabulary head, so that
+whatever wraps them (DistributedDataParallel, FSDP, autocast, peft) sees one ordinary call of each, and no logits of all
+positions are ever made. FSDP holds the weights of a module whole only inside that module's ``forward``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from uncertainty.batch_hidden import predicting_hidden
 from uncertainty.data.batches import Batch
+from uncertainty.sharding import is_sharded
 
 
 @dataclass(frozen=True)
@@ -42,20 +44,39 @@ def causal_model(model: Any) -> Any:
 def answering(model: Any) -> Iterator[None]:
     """Inside this context ``model(ask=Ask(...))`` answers; calls without ``ask`` do what they did before."""
     inner = causal_model(model)
-    own = inner.forward
-    was_patched = "forward" in vars(inner)
+    head = inner.get_output_embeddings()
+    own, own_head = inner.forward, head.forward
 
     def forward(*args: Any, ask: Ask | None = None, **kwargs: Any) -> Any:
-        return own(*args, **kwargs) if ask is None else ask.read(inner, predicting_hidden(inner, ask.batch))
+        return own(*args, **kwargs) if ask is None else head(predicting_hidden(inner, ask.batch), ask=ask)
 
-    inner.forward = forward
+    def forward_head(hidden: Tensor, *args: Any, ask: Ask | None = None, **kwargs: Any) -> Any:
+        return own_head(hidden, *args, **kwargs) if ask is None else ask.read(inner, hidden)
+
+    with _forward_of(inner, forward), _forward_of(head, forward_head):
+        yield
+
+
+def hidden_of(model: Any, batch: Batch) -> Tensor:
+    """``predicting_hidden``, also of a model whose weights FSDP has dealt out to the processes: all must call it."""
+    if not is_sharded(model):
+        return predicting_hidden(model, batch)
+    with answering(model):  # its weights are whole inside its own forward call alone
+        return model(ask=Ask(batch, lambda _, hidden_ND: hidden_ND))
+
+
+@contextmanager
+def _forward_of(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
+    """Inside, ``module`` is called by ``forward``."""
+    own, was_patched = module.forward, "forward" in vars(module)
+    module.forward = forward
     try:
         yield
     finally:
         if was_patched:
-            inner.forward = own
+            module.forward = own
         else:
-            del inner.forward
+            del module.forward
 
 
 def has_dropout(model: Any) -> bool:

@@ -29,6 +29,7 @@ from uncertainty.data.batches import collate
 from uncertainty.data.render import Example
 from uncertainty.lora import STUDENT
 from uncertainty.running_quantile import RunningQuantile
+from uncertainty.sharding import gathered, keep_precision
 from uncertainty.step_record import StepRecord
 from uncertainty.student import answering, has_dropout
 from uncertainty.training_data import Collator, NumberedExamples, Windows, micro_batch, training_loader
@@ -93,6 +94,8 @@ class TokenTrainer(StepHooks, transformers.Trainer):
         self.model_accepts_loss_kwargs = True  # how releases before 5.19 are told the same
         self.drops = has_dropout(model)
         self._answers = False
+        if self.is_fsdp_enabled:
+            keep_precision(self.accelerator.state.fsdp_plugin)
         self.world = self.accelerator.num_processes
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -185,8 +188,11 @@ class TokenTrainer(StepHooks, transformers.Trainer):
     def _sums(self, examples: Sequence[Example]) -> tuple[float, float, float]:
         sums = torch.zeros(3, dtype=torch.float64)
         size = self.windows.micro
-        for start in range(self.accelerator.process_index * size, len(examples), size * self.world):
-            batch = collate(examples[start : start + size], pad_id=self.collator.pad_id)
+        # As many passes in every process, over nothing where there is nothing left: FSDP gathers weights in each.
+        for first in range(0, len(examples), size * self.world):
+            start = first + self.accelerator.process_index * size
+            own = examples[start : start + size] or [self.collator.spare]
+            batch = collate(own, pad_id=self.collator.pad_id)
             micro = micro_batch(batch, range(len(batch.ids)))
             hidden_ND = self._reference(micro, None)[1] if self.held_out_kl else None
             found = self.signals(micro, hidden_ND)
@@ -204,6 +210,14 @@ class TokenTrainer(StepHooks, transformers.Trainer):
         padded = self._gather(torch.nn.functional.pad(rows_NF, (0, 0, 0, longest - len(rows_NF))))
         parts = [padded[rank * longest : rank * longest + count] for rank, count in enumerate(counts_R)]
         return torch.cat(parts).cpu()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As the parent, which under FSDP saves no adapter or model unless checkpoints too hold whole weights."""
+        if self.is_fsdp_enabled and not _internal_call:
+            weights = gathered(self.model, trained_alone=hasattr(self.model, "peft_config"))
+            self._save(output_dir, weights)
+        else:
+            super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """As the parent, without the reference's adapter: it has a folder of its own."""

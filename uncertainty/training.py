@@ -26,6 +26,7 @@ from uncertainty.data.batches import collate
 from uncertainty.data.pieces import spell_vocabulary
 from uncertainty.data.render import Example
 from uncertainty.errors import InputError
+from uncertainty.four_bit import check_four_bit
 from uncertainty.loading import load_model
 from uncertainty.lora import attach_lora
 from uncertainty.model import LoadedModel, resolve_device
@@ -36,6 +37,7 @@ from uncertainty.reference import check_reference
 from uncertainty.run_info import RunInfo
 from uncertainty.scores import read_scores
 from uncertainty.selection_rules import Rule
+from uncertainty.sharding import check_launch, check_reached, own_part
 from uncertainty.terms import Term
 from uncertainty.token_classes import vocabulary_classes
 from uncertainty.train_folder import TrainFolder, read_evaluations, refuse_foreign
@@ -196,9 +198,10 @@ def check_recipe(settings: TrainSettings) -> tuple[Objective, Rule | None, Term 
     goal, term = goal_of(settings)
     rule = rule_of(settings, goal)
     lora_of(settings)
-    if settings.tuning == "qlora" and (device := resolve_device(settings.device)).type != "cuda":
-        raise InputError(f"--tuning qlora needs a GPU and the device is {device}; use --tuning lora")
+    if settings.tuning == "qlora":
+        check_four_bit(resolve_device(settings.device))
     check_loggers(settings.report_to)
+    check_launch(settings.tuning, settings.probe)
     return goal, rule, term
 
 
@@ -303,6 +306,7 @@ def _trainer(
         keep_checkpoints=settings.keep_checkpoints,
         on_row=lambda row: append_row(folder.path, row) if state.is_main_process else None,
     )
+    check_reached(trainer.accelerator)
     checks["accumulation_relative_difference"] = check_accumulation(trainer)
     say(
         f"training: {len(examples):,} examples, {prepared.completion_tokens:,} completion tokens, "
@@ -342,7 +346,8 @@ def _put_result(
         InputError: it is not finite: the last step went wrong, after its loss was looked at.
     """
     model: Any = trainer.model
-    if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters() if weight.requires_grad):
+    trained = [own_part(weight) for weight in model.parameters() if weight.requires_grad]
+    if not smallest(state, int(all(bool(torch.isfinite(weight).all()) for weight in trained))):
         raise InputError("the trained weights are not finite; train again with a lower --learning-rate")
     name = "model" if settings.tuning == "full" else "adapter"
     staged = folder.path / ".tmp" / name

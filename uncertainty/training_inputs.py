@@ -19,6 +19,7 @@ from uncertainty.provenance import git_state, package_versions
 from uncertainty.reference_shards import fingerprint_of, is_cache, read_header
 from uncertainty.run_info import RunInfo
 from uncertainty.scores import read_run
+from uncertainty.sharding import asks_for_fsdp
 from uncertainty.train_settings import TrainSettings
 from uncertainty.training_data import check_trainable
 
@@ -87,7 +88,9 @@ def info_of(settings: TrainSettings, inputs: Inputs, state: PartialState, comman
             "reference": _content(settings.reference),
             "scores": read_run(settings.scores).totals if settings.scores else None,
         },
-        "packages": package_versions(PACKAGES),
+        "packages": package_versions([*PACKAGES, *(["bitsandbytes"] if settings.tuning == "qlora" else [])]),
+        # Its checkpoints are of another kind; absent otherwise, as in runs made before.
+        **({"sharding": "fsdp"} if asks_for_fsdp() else {}),
     }
     record = {
         "dataset": {"origin": source.origin, "kind": source.kind},

@@ -109,7 +109,6 @@ WRONG = {
     "a negative learning rate": (["--learning-rate", "-1"], "--learning-rate"),
     "a micro-batch above the batch": (["--micro-batch", "8"], "--micro-batch 8 is larger than --batch 4"),
     "everything cut away": (["--max-length", "5"], "--max-length"),
-    "4 bit without a GPU": (["--tuning", "qlora"], "--tuning qlora needs a GPU"),
     "an option that is none": (["--learning-rat", "1"], "did you mean --learning-rate?"),
 }
 
@@ -121,6 +120,14 @@ def test_wrong_requests_are_one_line_exit_2_and_nothing_is_written(case, request
     assert (done.code, done.out) == (2, "")
     assert done.last.startswith("unc-train: ")
     assert message in done.last
+    assert not (tmp_path / "run").exists()
+
+
+def test_4_bits_without_bitsandbytes_are_one_line_and_exit_2(request_of, unc_train, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.utils.is_bitsandbytes_available", lambda: False)
+    done = unc_train(*request_of, "--tuning", "qlora")
+    assert (done.code, done.out) == (2, "")
+    assert done.last.startswith("unc-train: 4-bit weights (--tuning qlora) need a recent bitsandbytes, which is not")
     assert not (tmp_path / "run").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shlex
@@ -129,7 +130,10 @@ class TrainOptions:
     )
 
     tuning: str = option(
-        Defaults.tuning, "an adapter, all weights, or an adapter on a 4-bit base", choices=TUNINGS, group=TUNING
+        Defaults.tuning,
+        "an adapter, all weights, or an adapter on a 4-bit base (needs bitsandbytes)",
+        choices=TUNINGS,
+        group=TUNING,
     )
     lora_rank: int = option(Defaults.lora_rank, "rank of the adapter", group=TUNING)
     lora_alpha: float = option(Defaults.lora_alpha, "its output is scaled by alpha / rank", group=TUNING)
@@ -260,6 +264,8 @@ def _run(options: TrainOptions, arguments: Sequence[str]) -> int:
     from uncertainty.training_progress import progress_callback
 
     check_recipe(settings)
+    if "RANK" in os.environ:
+        atexit.register(_take_leave)
     prepared = prepare(settings.data_settings)
     for line in about_data(prepared):
         _say(line)
@@ -281,6 +287,14 @@ def _run(options: TrainOptions, arguments: Sequence[str]) -> int:
 def _is_first() -> bool:
     """Whether this is the process that speaks, where a launcher started several."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def _take_leave() -> None:
+    """End the exchange with other processes: a process that ends in the middle of it is now and then aborted."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _say(*lines: str) -> None:
