@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.colours import Scale, difference_scale, diverging_colours
+from analysis.family_words import DROPOUT, FamilyWords, family_words
 from analysis.heatmap import Heatmap, make_heatmap, run_facts
 from analysis.look import Look
 from analysis.measure_names import measure_name, require_measure
@@ -43,6 +44,7 @@ class Side:
         example: Its row of the examples table.
         reference: Rows that set the scales, with ``example_id, position, token_id``: the run's, or ``tokens`` again.
         facts: Where the numbers come from.
+        words: Of the run's family.
     """
 
     label: str
@@ -50,6 +52,7 @@ class Side:
     example: Mapping[str, Any] | pd.Series
     reference: pd.DataFrame
     facts: str
+    words: FamilyWords = DROPOUT
 
 
 def load_comparison(run: str | Path, against: str | Path, example_id: str, look: Look) -> Heatmap:
@@ -82,7 +85,9 @@ def comparison(after: Side, before: Side, look: Look) -> Heatmap:
     shared = pd.concat([side.reference[measures] for side in (before, after)], ignore_index=True)
     of_run = look.reference == "run"
     whose = "both runs" if of_run else "this example in both runs"
-    old, new = (make_heatmap(side.tokens, side.example, shared, look, side.facts, whose) for side in (before, after))
+    old, new = (
+        make_heatmap(side.tokens, side.example, shared, look, side.facts, whose, side.words) for side in (before, after)
+    )
     differences = _differences(after.reference, before.reference, measures)
     of_differences = "the absolute differences" if of_run else "this example's absolute differences"
     panels: list[Panel] = []
@@ -136,12 +141,14 @@ def run_labels(run: str | Path, against: str | Path) -> tuple[str, str]:
 def _side(path: str | Path, label: str, example_id: str, look: Look) -> Side:
     tokens = read_scores(path, example=example_id)
     columns = [*_KEY, *(require_measure(name, tokens.columns, str(path)) for name in look.measures)]
+    info = read_run(path)
     return Side(
         label=label,
         tokens=tokens,
         example=read_examples(path, example=example_id).iloc[0],
         reference=read_scores(path, columns=columns) if look.reference == "run" else tokens,
-        facts=run_facts(read_run(path)),
+        facts=run_facts(info),
+        words=family_words(info),
     )
 
 

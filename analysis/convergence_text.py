@@ -88,14 +88,33 @@ def _passes_text(need: Need, table: pd.DataFrame) -> str:
     at = rows[rows["how"] == MEASURED].tail(1) if need.purpose.name != "level" else rows.tail(1)
     basis = f" ({_basis(need, at.iloc[0])})" if len(at) else ""
     if need.passes > _FARTHEST * most:
-        return f"more than {_FARTHEST * most:,} passes{basis}"
+        return f"{about_passes(need.passes, most)} passes{basis}"
     if need.measured:
         return f"{int(need.passes):,} passes are enough{basis}"
     bounds = ""
     if math.isfinite(need.low) and not math.isnan(need.high):
-        high = f"{_round_up(need.high):,}" if need.high <= _FARTHEST * most else f"more than {_FARTHEST * most:,}"
-        bounds = f", {_round_up(need.low):,} to {high} by the interval"
-    return f"about {_round_up(need.passes):,} passes, extrapolated{bounds}{basis}"
+        bounds = f", {round_up(need.low):,} to {about_passes(need.high, most, '')} by the interval"
+    return f"{about_passes(need.passes, most)} passes, extrapolated{bounds}{basis}"
+
+
+def about_passes(passes: float, most: float, about: str = "about ") -> str:
+    """A number of passes that a run of ``most`` leads to expect, to two digits, upwards.
+
+    >>> about_passes(341, 100), about_passes(341, 100, ""), about_passes(2100, 100)
+    ('about 350', '350', 'more than 2,000')
+    """
+    farthest = int(_FARTHEST * most)
+    return f"{about}{round_up(passes):,}" if passes <= farthest else f"more than {farthest:,}"
+
+
+def round_up(passes: float) -> int:
+    """To two digits, upwards.
+
+    >>> round_up(341.2), round_up(1.2)
+    (350, 2)
+    """
+    unit = 10 ** max(0, math.floor(math.log10(max(passes, 1.0))) - 1)
+    return max(2, math.ceil(passes / unit - 1e-9) * unit)
 
 
 def _basis(need: Need, row: pd.Series) -> str:
@@ -107,9 +126,3 @@ def _basis(need: Need, row: pd.Series) -> str:
     low, value, high = (row[f"{name}{end}"] for end in ("_low", "", "_high"))
     interval = f" [{low:.3f}, {high:.3f}]" if math.isfinite(low) else ""
     return f"measured at {int(row['passes']):,}: {value:.3f}{interval}"
-
-
-def _round_up(passes: float) -> int:
-    """To two digits, upwards."""
-    unit = 10 ** max(0, math.floor(math.log10(max(passes, 1.0))) - 1)
-    return max(2, math.ceil(passes / unit - 1e-9) * unit)

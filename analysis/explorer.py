@@ -28,9 +28,10 @@ import pyarrow.compute as pc
 from analysis.colours import colours, text_colour
 from analysis.explorer_measures import packed, packed_measure
 from analysis.explorer_text import completion_blocks, snippet
+from analysis.family_words import family_words
 from analysis.heatmap import run_facts
 from analysis.look import Look
-from analysis.measure_names import measure_name
+from analysis.measure_names import NAMES, Name, measure_name, names_of
 from analysis.token_text import Token, cut_middle
 from uncertainty.errors import InputError
 from uncertainty.scores import ALL_COLUMNS, measures_among, read_examples, read_run, read_scores
@@ -77,7 +78,7 @@ def load_page(run: str | Path, *, limit: int | None = None, top: str | None = No
         "command": command if isinstance(command, str) else shlex.join(command),
         "part": _part(info.totals.get("examples", len(examples)), len(examples), top),
     }
-    return page_data(tokens, examples, run_M, on_page_M, about)
+    return page_data(tokens, examples, run_M, on_page_M, about, names_of(family_words(info)))
 
 
 def page_data(
@@ -86,6 +87,7 @@ def page_data(
     run_M: Mapping[str, np.ndarray],
     on_page_M: np.ndarray,
     about: Mapping[str, str],
+    names: Mapping[str, Name] = NAMES,
 ) -> dict[str, Any]:
     """The data of a page, ready for JSON; arrays as text (``analysis.explorer_measures.packed``).
 
@@ -95,6 +97,7 @@ def page_data(
         run_M: Measure -> its values at all tokens of the run, float32; NaN where there is no prediction.
         on_page_M: Which of them are ``tokens``, in the same order.
         about: Title and origin of the run, to be shown.
+        names: Of the measures, in the words of the run's family.
     """
     starts = np.concatenate([[0], np.cumsum(examples["n_completion_tokens"].to_numpy())])
     run_M = {name: np.asarray(run_M[name], dtype=np.float32) for name in measures_among(run_M)}
@@ -102,7 +105,7 @@ def page_data(
     return {
         "about": {**about, "tokens": len(on_page_M), "shown": int(starts[-1])},
         "colours": {theme: _hexadecimal(table_C3) for theme, table_C3 in _tables().items()},
-        "measures": [packed_measure(name, run_M[name], on_page_M) for name in known],
+        "measures": [packed_measure(name, run_M[name], on_page_M, names) for name in known],
         "tokens": {
             "id": packed(_column(tokens, "token_id"), "i4"),
             "position": packed(_column(tokens, "position"), "i4"),

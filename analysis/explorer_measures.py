@@ -9,31 +9,35 @@ Suffixes: M tokens of the whole run, N tokens on the page, S steps of the select
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from analysis.colours import make_scale
 from analysis.heatmap import Panel
-from analysis.measure_names import NAMES, in_a_sentence
+from analysis.measure_names import NAMES, Name, in_a_sentence
 from analysis.measure_names import unit as measure_unit
 
 STEPS = 1000  # of the selection's slider: tenths of a percent
 
 
-def packed_measure(name: str, value_M: np.ndarray, on_page_M: np.ndarray) -> dict[str, Any]:
+def packed_measure(
+    name: str, value_M: np.ndarray, on_page_M: np.ndarray, names: Mapping[str, Name] = NAMES
+) -> dict[str, Any]:
     """One measure as the page reads it; arrays as text (``packed``).
 
     Args:
         name: Of the measure.
         value_M: Its values at all tokens of the run, float32; NaN where there is no prediction.
         on_page_M: Which of them the page shows.
+        names: Of the measures, in the words of the run's family.
 
     Returns:
         Names and unit; ``upper``, the value of the last colour; ``values``; ``percentiles`` of the run, 0 to 65535; and
         of a measure that tokens are selected by ``ranks`` (-1: never selected), ``counts`` and ``thresholds`` by step.
     """
-    shown, unit = NAMES[name], measure_unit(name)
+    shown, unit = names[name], measure_unit(name)
     finite_M = value_M[np.isfinite(value_M)]
     value_scale = make_scale("value", finite_M, "the run", fixed_upper=1.0 if shown.is_share else None)
     percentile = make_scale("percentile", value_M, "the run")
@@ -49,7 +53,7 @@ def packed_measure(name: str, value_M: np.ndarray, on_page_M: np.ndarray) -> dic
         "name": name,
         "title": shown.title,
         "short": shown.short,
-        "inline": in_a_sentence(name),
+        "inline": in_a_sentence(name, names),
         "meaning": shown.meaning,
         "unit": unit,
         "isShare": shown.is_share,

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.colours import Colours, colours
+from analysis.family_words import DROPOUT, FamilyWords, family_words, masks_of
 from analysis.look import Look
-from analysis.measure_names import measure_name, require_measure
+from analysis.measure_names import measure_name, names_of, require_measure
 from analysis.panel import Panel, make_panel, panel_notes
 from analysis.readings import Reading, token_readings
 from analysis.run_title import name_of
@@ -131,7 +132,7 @@ def load_heatmap(run: str | Path, example_id: str, look: Look) -> Heatmap:
     measures = [require_measure(name, tokens.columns, str(run)) for name in look.measures]
     example = read_examples(run, example=example_id).iloc[0]
     reference = read_scores(run, columns=measures) if look.reference == "run" else tokens
-    return make_heatmap(tokens, example, reference, look, run_facts(info))
+    return make_heatmap(tokens, example, reference, look, run_facts(info), words=family_words(info))
 
 
 def make_heatmap(
@@ -141,6 +142,7 @@ def make_heatmap(
     look: Look,
     facts: str,
     reference_name: str | None = None,
+    words: FamilyWords = DROPOUT,
 ) -> Heatmap:
     """One example's heatmap from its rows.
 
@@ -151,12 +153,14 @@ def make_heatmap(
         look: What to show.
         facts: Where the numbers come from.
         reference_name: What ``reference`` is, for the legend; None: "the run" or "this example", as ``look`` says.
+        words: Of the run's family.
     """
     whose = reference_name or ("the run" if look.reference == "run" else "this example")
     places = ("token", "char_start", "char_end", "is_special")
     read = [Token(str(t), int(a), int(b), bool(s)) for t, a, b, s in zip(*(tokens[c] for c in places), strict=True)]
     clusters = completion_clusters(str(example["completion"]), read)
-    panels = tuple(make_panel(measure_name(name), tokens, reference, look, whose) for name in look.measures)
+    names = names_of(words)
+    panels = tuple(make_panel(measure_name(name), tokens, reference, look, whose, names) for name in look.measures)
     messages = json.loads(example["messages"]) if isinstance(example["messages"], str) else example["messages"]
     prompt = cut_middle(str(example["prompt"]), look.prompt_characters) if look.prompt_characters else ""
     return Heatmap(
@@ -172,18 +176,18 @@ def make_heatmap(
 
 
 def run_facts(info: RunInfo) -> str:
-    """One line by which a figure can be traced: model, data set, passes, rate, sites, seed, run."""
+    """One line by which a figure can be traced: model, data set, passes or members, rate, sites, seed, run."""
     resolved: dict[str, Any] = info.settings | info.record.get("resolved", {})
     model = name_of(info.record.get("model", resolved.get("model", "")))
     dataset = name_of(info.record.get("dataset", resolved.get("dataset", "")))
-    family = info.settings.get("family")
-    name = family.get("family", "dropout") if isinstance(family, dict) else "dropout"
-    if name.endswith("-ensemble"):  # whose members are given, not drawn
+    words = family_words(info)
+    if words.is_given:
         resolved |= {"rate": None, "sites": None, "seed": None}
     known = [
         (f"model {model}", model),
         (f"data {dataset}", dataset),
-        (f"{resolved.get('passes')} {name} passes", resolved.get("passes")),
+        (f"{resolved.get('passes')} {words.members}", resolved.get("passes")),
+        ("balanced masks", masks_of(info) == "balanced" or None),
         (f"rate {resolved.get('rate')}", resolved.get("rate")),
         (f"sites {_listed(resolved.get('sites'))}", resolved.get("sites")),
         (f"seed {resolved.get('seed')}", resolved.get("seed")),

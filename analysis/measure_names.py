@@ -1,14 +1,17 @@
 """What a reader sees of each measure, wherever it is drawn or written: title, short name, unit, meaning, colour.
 
-The one place of it: a measure that is added to ``uncertainty/measure_columns.py`` gets its line here.
+The one place of it: a measure that is added to ``uncertainty/measure_columns.py`` gets its line here. What passes are
+called, and the deterministic pass, hangs on the family that the run was drawn by: ``NAMES`` are those of dropout,
+``names_of`` gives those of any.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Container
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, replace
 
+from analysis.family_words import DROPOUT, FamilyWords
 from uncertainty.errors import InputError
 from uncertainty.scores import ADDED_COLUMNS, ALL_COLUMNS
 
@@ -40,16 +43,17 @@ class Name:
 _PURPLE, _GREEN, _GOLD, _BLUE, _RED, _GREY, _PINK, _TEAL, _OLIVE = (
     "#7a6a9f", "#0b8f6a", "#b8860b", "#1f7fc0", "#d55e00", "#8a8f98", "#a45fa8", "#4c8f9a", "#7d8a2e",
 )  # fmt: skip
-NAMES: dict[str, Name] = {
+# {off}, {passes} and the like: see family_words.FamilyWords.
+_NAMES: dict[str, Name] = {
     "loss": Name(
-        "Loss", "Loss", "loss", "surprise at the token: −log of its probability, dropout off", _PURPLE, selects=True
+        "Loss", "Loss", "loss", "surprise at the token: −log of its probability, {off}", _PURPLE, selects=True
     ),
-    "entropy": Name("Entropy", "Entropy", "entropy", "spread of the prediction, dropout off", _GREEN, selects=True),
+    "entropy": Name("Entropy", "Entropy", "entropy", "spread of the prediction, {off}", _GREEN, selects=True),
     "total": Name(
         "Total uncertainty",
         "Total",
         "total",
-        "spread of the prediction averaged over the dropout passes",
+        "spread of the prediction averaged over the {over}",
         _GOLD,
         selects=True,
     ),
@@ -57,7 +61,7 @@ NAMES: dict[str, Name] = {
         "Aleatoric uncertainty",
         "Aleatoric",
         "aleatoric",
-        "mean spread of the passes' predictions: the text could go on in several ways",
+        "mean spread of the {passes}' predictions: the text could go on in several ways",
         _BLUE,
         selects=True,
     ),
@@ -65,7 +69,7 @@ NAMES: dict[str, Name] = {
         "Epistemic uncertainty (BALD)",
         "Epistemic",
         "epistemic",
-        "how far the passes disagree: the model does not know",
+        "how far the {passes} disagree: the model does not know",
         _RED,
         selects=True,
     ),
@@ -80,7 +84,7 @@ NAMES: dict[str, Name] = {
         "Loss of the averaged prediction",
         "MC loss",
         "loss of the average",
-        "−log of the token's probability averaged over the passes",
+        "−log of the token's probability averaged over the {passes}",
         _PINK,
         selects=True,
     ),
@@ -88,7 +92,7 @@ NAMES: dict[str, Name] = {
         "Probability of the token",
         "Probability",
         "probability of the token",
-        "probability of the token, dropout off",
+        "probability of the token, {off}",
         _TEAL,
         is_share=True,
     ),
@@ -96,7 +100,7 @@ NAMES: dict[str, Name] = {
         "Margin of the first choice",
         "Margin",
         "margin",
-        "probability of the first choice less that of the second, dropout off",
+        "probability of the first choice less that of the second, {off}",
         _OLIVE,
         is_share=True,
     ),
@@ -104,7 +108,7 @@ NAMES: dict[str, Name] = {
         "Epistemic uncertainty without its bias",
         "Corrected epistemic",
         "corrected epistemic",
-        "epistemic without what too few passes take off it",
+        "epistemic without what too few {passes} take off it",
         _RED,
         selects=True,
     ),
@@ -128,22 +132,22 @@ NAMES: dict[str, Name] = {
         "Upper bound of epistemic",
         "Epistemic bound",
         "bound of epistemic",
-        "mean divergence of a pass from the average of the others: in expectation epistemic or more",
+        "mean divergence of a {one} from the average of the others: in expectation epistemic or more",
         _RED,
     ),
     "unresolved": Name(
         "Epistemic uncertainty not resolved",
         "Unresolved",
         "unresolved",
-        "the passes are too few to know epistemic here",
+        "the {passes} are too few to know epistemic here",
         _GREY,
         is_share=True,
     ),
     "expected_pairwise_kl": Name(
-        "Pairwise divergence of the passes",
+        "Pairwise divergence of the {passes}",
         "Pairwise KL",
         "pairwise KL",
-        "mean divergence of two different passes",
+        "mean divergence of two different {passes}",
         _PINK,
         selects=True,
     ),
@@ -151,15 +155,15 @@ NAMES: dict[str, Name] = {
         "Reverse mutual information",
         "Reverse MI",
         "reverse MI",
-        "mean divergence of the average from the passes",
+        "mean divergence of the average from the {passes}",
         _PINK,
         selects=True,
     ),
     "expected_kl_to_deterministic": Name(
-        "Divergence of the passes from dropout off",
-        "KL to dropout off",
-        "KL to dropout off",
-        "mean divergence of the passes from the prediction with dropout off",
+        "Divergence of the {passes} from {base}",
+        "KL to {base}",
+        "KL to {base}",
+        "mean divergence of the {passes} from the prediction {of_base}",
         _PINK,
         selects=True,
     ),
@@ -167,7 +171,7 @@ NAMES: dict[str, Name] = {
         "Variance of the token's probability",
         "Var. of probability",
         "var. of token's p",
-        "variance over the passes of the token's probability",
+        "variance over the {passes} of the token's probability",
         _TEAL,
         selects=True,
     ),
@@ -175,7 +179,7 @@ NAMES: dict[str, Name] = {
         "Variance of the prediction",
         "Var. of prediction",
         "var. of prediction",
-        "variance over the passes of all probabilities together",
+        "variance over the {passes} of all probabilities together",
         _TEAL,
         selects=True,
     ),
@@ -183,7 +187,7 @@ NAMES: dict[str, Name] = {
         "Mean deviation of the prediction",
         "Mean sd",
         "mean sd of p",
-        "standard deviation over the passes of a probability, mean over the vocabulary",
+        "standard deviation over the {passes} of a probability, mean over the vocabulary",
         _TEAL,
         selects=True,
     ),
@@ -191,7 +195,7 @@ NAMES: dict[str, Name] = {
         "Variation ratio",
         "Variation ratio",
         "variation ratio",
-        "share of the passes with another first choice than most",
+        "share of the {passes} with another first choice than most",
         _BLUE,
         is_share=True,
         selects=True,
@@ -200,7 +204,7 @@ NAMES: dict[str, Name] = {
         "Disagreement of first choices",
         "Disagreement",
         "disagreement",
-        "share of the pairs of passes with different first choices",
+        "share of the pairs of {passes} with different first choices",
         _BLUE,
         is_share=True,
         selects=True,
@@ -209,11 +213,28 @@ NAMES: dict[str, Name] = {
         "Zero-one epistemic uncertainty",
         "Zero-one",
         "zero-one epistemic",
-        "what knowing the right pass would add to the chance of a right guess",
+        "what knowing the right {one} would add to the chance of a right guess",
         _BLUE,
         selects=True,
     ),
 }
+
+
+def names_of(words: FamilyWords) -> dict[str, Name]:
+    """The names of all measures in a run of a family.
+
+    >>> from analysis.family_words import DROPOUT
+    >>> names_of(DROPOUT)["entropy"].meaning
+    'spread of the prediction, dropout off'
+    """
+    said, texts = vars(words), ("title", "short", "label", "meaning")
+    return {
+        measure: replace(name, **{text: getattr(name, text).format(**said) for text in texts})
+        for measure, name in _NAMES.items()
+    }
+
+
+NAMES = names_of(DROPOUT)
 COLOURS = {measure: name.colour for measure, name in NAMES.items()}
 
 
@@ -222,19 +243,19 @@ def unit(measure: str) -> str:
     return {"nats": "nats", "probability^2": "probability²"}.get(ALL_COLUMNS[measure].unit, "")
 
 
-def axis_label(measure: str) -> str:
+def axis_label(measure: str, names: Mapping[str, Name] = NAMES) -> str:
     """Name and unit of a measure, as an axis says them."""
     written = unit(measure)
-    return f"{NAMES[measure].label} ({written})" if written else NAMES[measure].label
+    return f"{names[measure].label} ({written})" if written else names[measure].label
 
 
-def in_a_sentence(measure: str) -> str:
+def in_a_sentence(measure: str, names: Mapping[str, Name] = NAMES) -> str:
     """The short name inside a sentence.
 
     >>> in_a_sentence("aleatoric"), in_a_sentence("mc_loss"), in_a_sentence("epistemic_se")
     ('aleatoric', 'MC loss', 'epistemic SE')
     """
-    short = NAMES[measure].short
+    short = names[measure].short
     return short if short[1].isupper() else short[0].lower() + short[1:]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.family_words import DROPOUT, family_words
 from analysis.heatmap import Heatmap, make_heatmap, run_facts
 from analysis.heatmap_html import heatmap_html
 from analysis.heatmap_spans import heatmap_fragment
@@ -15,7 +16,7 @@ from analysis.heatmap_terminal import heatmap_text
 from analysis.look import Look, Page
 from analysis.measure_names import measure_name
 from uncertainty.errors import InputError
-from uncertainty.scores import read_examples, read_run
+from uncertainty.scores import RunInfo, read_examples, read_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +92,10 @@ def heatmap(
     row = _example_row(scores, example_id, examples)
     reference = scores if look.reference == "run" else tokens
     whose = "the frame" if look.reference == "run" else "this example"
-    return ShownHeatmap(make_heatmap(tokens, row, reference, look, _facts(scores), whose))
+    info = _info(scores)
+    facts = _fingerprint(scores) if info is None else run_facts(info)
+    words = DROPOUT if info is None else family_words(info)
+    return ShownHeatmap(make_heatmap(tokens, row, reference, look, facts, whose, words))
 
 
 def _example_id(scores: pd.DataFrame, example: str | int) -> str:
@@ -126,12 +130,16 @@ def _run(scores: pd.DataFrame) -> Path:
     return Path(path)
 
 
-def _facts(scores: pd.DataFrame) -> str:
-    """The run's facts; of a frame whose run is not there, the run's fingerprint if it has one."""
+def _info(scores: pd.DataFrame) -> RunInfo | None:
+    """What is known of the run that a frame came from; None where that run is not there."""
     run = scores.attrs.get("run", {})
     path = run.get("path")
-    if path is not None and (Path(path) / "run.json").is_file():
-        info = read_run(path)
-        if info.fingerprint == run.get("fingerprint"):
-            return run_facts(info)
+    if path is None or not (Path(path) / "run.json").is_file():
+        return None
+    info = read_run(path)
+    return info if info.fingerprint == run.get("fingerprint") else None
+
+
+def _fingerprint(scores: pd.DataFrame) -> str:
+    run = scores.attrs.get("run", {})
     return f"run {run['fingerprint'][:12]}" if run.get("fingerprint") else ""

@@ -5,7 +5,7 @@ Suffix N: completion tokens of the example.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ import numpy as np
 
 from analysis.colours import Colours, Scale, make_scale
 from analysis.look import Look
-from analysis.measure_names import NAMES, unit
+from analysis.measure_names import NAMES, Name, unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,7 +85,14 @@ class Panel:
         return low, [f"{end} ({of} of {self.scale.reference_name})", f"{end} ({of})", end]
 
 
-def make_panel(measure: str, tokens: pd.DataFrame, reference: pd.DataFrame, look: Look, reference_name: str) -> Panel:
+def make_panel(
+    measure: str,
+    tokens: pd.DataFrame,
+    reference: pd.DataFrame,
+    look: Look,
+    reference_name: str,
+    names: Mapping[str, Name] = NAMES,
+) -> Panel:
     """One measure of an example on the scale of reference rows.
 
     Args:
@@ -94,8 +101,9 @@ def make_panel(measure: str, tokens: pd.DataFrame, reference: pd.DataFrame, look
         reference: Rows whose values set the scale.
         look: How.
         reference_name: What the reference is, for the legend.
+        names: Of the measures, in the words of the run's family.
     """
-    is_share = NAMES[measure].is_share
+    is_share = names[measure].is_share
     scale = make_scale(
         look.scale,
         reference[measure].to_numpy(dtype=np.float64),
@@ -104,7 +112,7 @@ def make_panel(measure: str, tokens: pd.DataFrame, reference: pd.DataFrame, look
         fixed_upper=1.0 if is_share and look.scale == "value" else None,
     )
     values_N = tokens[measure].to_numpy(dtype=np.float64)
-    return Panel(measure, NAMES[measure].title, "probability" if is_share else unit(measure), values_N, scale)
+    return Panel(measure, names[measure].title, "probability" if is_share else unit(measure), values_N, scale)
 
 
 def panel_notes(panels: Sequence[Panel], look: Look, reference_name: str, truncated: bool) -> tuple[str, ...]:

@@ -16,11 +16,14 @@ import pandas as pd
 
 from analysis import report_figures as figures
 from analysis.claims import claims_paragraph
+from analysis.family_words import family_words, masks_of
 from analysis.heatmap import run_facts
 from analysis.number_text import count, fixed, number, percent, with_interval
 from analysis.plot_style import STYLE
 from analysis.report_answers import answer_cards, answer_of
+from analysis.report_costs import cost_line
 from analysis.report_data import RunData, load_runs, run_facts_table
+from analysis.report_masks import mask_lines, mask_pairs, masks_section
 from analysis.report_parts import Column, Paragraph, Part, Picture, Report, Section, Table, visible
 from analysis.report_results import Comparison, Results, compare_runs, results_of
 from analysis.report_sections import lead_picture, run_sections
@@ -55,9 +58,12 @@ def make_report(
     results = [results_of(run, settings, lambda step, run=run: tell(f"{run.name}: {step}")) for run in runs]  # type: ignore[misc]
     tell("figures")
     with matplotlib.rc_context(STYLE):
-        sections = [] if comparison is None else _several(runs, results, comparison)
+        masks = masks_section(runs, settings)
+        sections = [] if comparison is None else _several(runs, results, comparison, masks)
+        paired = {run.name for pair in mask_pairs(runs) for run in pair}
         for run, found in zip(runs, results, strict=True):
-            sections += run_sections(run, found, settings, several=len(runs) > 1)
+            advise = run.name not in paired
+            sections += run_sections(run, found, settings, several=len(runs) > 1, advise_masks=advise)
         lead: tuple[Part, ...] = (lead_picture(runs[0], results[0], settings),)
         if len(runs) > 1:
             lead = (
@@ -72,19 +78,23 @@ def make_report(
     return Report(
         title=f"Uncertainty of {run_title(runs[0].info)}" if len(runs) == 1 else f"Uncertainty of {len(runs)} runs",
         subtitle=subtitle,
-        cards=answer_cards(runs, results, settings),
+        cards=answer_cards(runs, results, settings, mask_lines(masks)),
         lead=lead,
-        sections=(*sections, _reading()),
+        sections=(*sections, _reading(runs)),
         data=_data(runs, results, settings),
     )
 
 
-def _several(runs: Sequence[RunData], results: Sequence[Results], comparison: Comparison) -> list[Section]:
+def _several(
+    runs: Sequence[RunData], results: Sequence[Results], comparison: Comparison, masks: Section | None
+) -> list[Section]:
     """What only several runs show: side by side, and what changes from one to the next."""
     table = pd.DataFrame([_summary(run, found) for run, found in zip(runs, results, strict=True)])
+    differ = table["drawn_by"].nunique() > 1
     columns = (
         Column("run", lambda row: row["run"], is_number=False),
         Column("model and data", lambda row: visible(row["scored"]), is_number=False),
+        *((Column("drawn by", lambda row: visible(row["drawn_by"]), is_number=False),) if differ else ()),
         Column("examples", lambda row: count(row["n_examples"])),
         Column("tokens", lambda row: count(row["n_predicted"])),
         Column("select by", lambda row: row["selector"], is_number=False),
@@ -98,7 +108,7 @@ def _several(runs: Sequence[RunData], results: Sequence[Results], comparison: Co
     caption = "Spearman correlations of each kind of uncertainty with each signal, with intervals by example."
     figure = figures.runs_figure([run.name for run in runs], [found.correlations.table for found in results])
     side = Section("runs", "Side by side", (Table("runs", "", table, columns), Picture("runs", caption, figure)))
-    return [side, _curriculum(comparison)]
+    return [side, *([] if masks is None else [masks]), _curriculum(comparison)]
 
 
 def _curriculum(comparison: Comparison) -> Section:
@@ -143,8 +153,12 @@ def _curriculum(comparison: Comparison) -> Section:
     return Section("curriculum", title, parts)
 
 
-def _reading() -> Section:
-    return Section("reading", "What these numbers are, and are not", tuple(Paragraph(text) for text in _READING))
+def _reading(runs: Sequence[RunData]) -> Section:
+    """What the measures mean, for each family that a run was drawn by."""
+    families = list(dict.fromkeys(family_words(run.info) for run in runs))
+    setting = " or ".join(words.setting for words in families)
+    texts = [*(words.meaning for words in families), *(text.format(setting=setting) for text in _READING)]
+    return Section("reading", "What these numbers are, and are not", tuple(Paragraph(text) for text in texts))
 
 
 def _summary(run: RunData, results: Results) -> dict[str, Any]:
@@ -152,6 +166,7 @@ def _summary(run: RunData, results: Results) -> dict[str, Any]:
     row: dict[str, Any] = {
         "run": run.name,
         "scored": run_title(run.info),
+        "drawn_by": _drawn_by(run),
         "n_examples": len(run.ids),
         "n_predicted": run.n_predicted,
     }
@@ -170,6 +185,13 @@ def _summary(run: RunData, results: Results) -> dict[str, Any]:
     return row | {"loss_is": answer.level, "selector": answer.selector}
 
 
+def _drawn_by(run: RunData) -> str:
+    """``100 dropout passes``, and the masks where they are not the paper's."""
+    passes = run.info.settings.get("passes")
+    masks = ", balanced masks" if masks_of(run.info) == "balanced" else ""
+    return f"{'' if passes is None else f'{passes} '}{family_words(run.info).members}{masks}"
+
+
 def _data(runs: Sequence[RunData], results: Sequence[Results], settings: ReportSettings) -> dict[str, Any]:
     """What the JSON says beside the tables."""
     return {
@@ -184,6 +206,7 @@ def _data(runs: Sequence[RunData], results: Sequence[Results], settings: ReportS
                 "n_predicted": run.n_predicted,
                 "loss_as_proxy": dataclasses.asdict(answer_of(found)),
                 "selector": found.audit.selector,
+                "error_cost": cost_line(run, found.costs),
                 "audit_verdict": found.audit.verdict,
                 "claims": claims_paragraph(found.claims),
                 "notes": [*found.correlations.notes, *found.audit.notes],
@@ -204,12 +227,8 @@ _CURRICULUM_CAPTIONS = {
     "epistemic": "The same by epistemic uncertainty.",
 }
 _READING = (
-    "Epistemic uncertainty here is BALD from Monte Carlo dropout: how much the model's predictions under different "
-    "dropout masks disagree. It measures how sensitive a prediction is to noise in the parameters, at this rate and "
-    "at these sites. It is blind to what the model has not begun to learn (all masks agree on the same ignorance), "
-    "and can stay high on what it does well. Compare values between runs only where sites and rate are the same.",
     "Loss depends on the label that stands in the data: a likely token has a low loss where the model is unsure, and a "
     "mislabelled one a high loss where it is sure. Entropy does not look at the label.",
     "An interval says how far the number could move if other examples of the same kind were scored. It does not cover "
-    "another model, another data set or another dropout rate.",
+    "another model, another data set or {setting}.",
 )

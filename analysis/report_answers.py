@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.family_words import family_words
 from analysis.number_text import count, fixed, percent, with_interval
 from analysis.proxy import SIGNALS
 from analysis.proxy_advice import LEVELS, USUAL_FRACTION, way_to_perfect
+from analysis.report_costs import cost_line
 from analysis.report_data import RunData
 from analysis.report_parts import Card, Tone
 from analysis.report_results import Results
@@ -73,12 +75,17 @@ def answer_of(results: Results) -> Answer:
     return Answer(level, lowest, highest, results.audit.selector)
 
 
-def answer_cards(runs: Sequence[RunData], results: Sequence[Results], settings: ReportSettings) -> tuple[Card, ...]:
-    """The three questions of the first screen; with several runs each has a line per run."""
+def answer_cards(
+    runs: Sequence[RunData], results: Sequence[Results], settings: ReportSettings, of_masks: Sequence[str] = ()
+) -> tuple[Card, ...]:
+    """The three questions of the first screen; with several runs each has a line per run.
+
+    ``of_masks``: what runs that differ in their masks say of equal error.
+    """
     if len(runs) == 1:
         run, found = runs[0], results[0]
         answer = answer_of(found)
-        return (_valid(found, answer, settings), _sure(run, found, answer, settings), _use(found, answer))
+        return (_valid(found, answer, settings), _sure(run, found, answer, settings), _use(run, found, answer))
     answers = [answer_of(found) for found in results]
     named = list(zip(runs, results, answers, strict=True))
     valid = _valid_words(answers[0]) if len(set(answers)) == 1 else ("It depends on the run", "open")
@@ -93,7 +100,7 @@ def answer_cards(runs: Sequence[RunData], results: Sequence[Results], settings: 
         Card(
             SURE,
             *sure,
-            tuple(f"{run.name}: {_sure_words(run, a)[0]}. {_counts_line(run, found)}" for run, found, a in named),
+            (*(_sure_line(run, found, a) for run, found, a in named), *of_masks),
         ),
         Card(USE, selectors, "open", tuple(_use_line(run, found, a) for run, found, a in named)),
     )
@@ -113,30 +120,38 @@ def _valid(results: Results, answer: Answer, settings: ReportSettings) -> Card:
 
 
 def _sure(run: RunData, results: Results, answer: Answer, settings: ReportSettings) -> Card:
-    words, tone = _sure_words(run, answer)
+    answered, tone = _sure_words(run, answer)
     lines = [_counts_line(run, results)]
     if answer.lowest:
         lines.append(
             f"{percent(settings.confidence)} intervals, by example: tokens of one example hang together, and intervals "
             "that ignore it are several times too narrow."
         )
-    reliability = results.correlations.reliability
+    reliability, words = results.correlations.reliability, family_words(run.info)
+    again = "With as many other members" if words.is_given else "Scored again"
     for _, row in reliability[reliability["method"] == HEADLINE_METHOD].iterrows():
         if np.isfinite(row["reliability"]):
             lines.append(
-                f"Scored again, the ranks of epistemic would correlate at {fixed(row['reliability'], 3)} with these: "
-                f"dropout noise {'hardly matters' if row['attenuation'] > 0.97 else 'weakens what is seen here'}."
+                f"{again}, the ranks of epistemic would correlate at {fixed(row['reliability'], 3)} with these: "
+                f"{words.noise} {'hardly matters' if row['attenuation'] > 0.97 else 'weakens what is seen here'}."
             )
+    if cost := cost_line(run, results.costs):
+        lines.append(cost)
     if warning := few_examples_warning(len(run.ids)):
         lines.append(warning)
-    return Card(SURE, words, tone, tuple(lines))
+    return Card(SURE, answered, tone, tuple(lines))
 
 
-def _use(results: Results, answer: Answer) -> Card:
-    lines = []
+def _sure_line(run: RunData, results: Results, answer: Answer) -> str:
+    said = f"{run.name}: {_sure_words(run, answer)[0]}. {_counts_line(run, results)}"
+    return f"{said} {cost_line(run, results.costs)}".rstrip()
+
+
+def _use(run: RunData, results: Results, answer: Answer) -> Card:
+    lines, words = [], family_words(run.info)
     selector = SIGNALS.get(answer.selector)
     if answer.selector == "epistemic":
-        lines.append("It costs the dropout passes; what a cheap signal selects here is mostly something else.")
+        lines.append(f"It costs the {words.over}; what a cheap signal selects here is mostly something else.")
     if selector is not None and selector.label_free:
         lines.append("It does not look at the label, so selecting by it does not bias what is learnt.")
     if selector is not None and not selector.label_free:

@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from analysis.curriculum import check_same_tokens
+from analysis.family_words import family_summary, family_words
 from uncertainty.errors import InputError
 from uncertainty.scores import RunInfo, read_examples, read_run, read_scores, run_measures
 
@@ -33,7 +34,8 @@ class RunData:
         path: its folder, as it was given.
         info: what ``run.json`` says.
         tokens: one row per completion token: ``example`` (index into ``ids``), ``token`` (categorical), the places,
-            the measures, ``is_best`` (the label is the most probable token), and ``rho`` with a reference.
+            the measures, ``n_passes``, ``is_best`` (the label is the most probable token), and ``rho`` with a
+            reference.
         ids: the examples' ids, in the order of the run.
         n_truncated: examples cut at the maximum length.
         reference: name of the run whose loss ``rho`` subtracts, or "".
@@ -123,7 +125,7 @@ def run_facts_table(run: RunData) -> list[tuple[str, str]]:
     resolved: dict[str, Any] = info.settings | _part(record, "resolved")
     model = _part(info.settings, "model") | _part(record, "model")
     data = _part(info.settings, "data")
-    name = _part(info.settings, "family").get("family", "dropout")
+    words = family_words(info)
     facts = [
         ("model", model.get("name") or model.get("id")),
         ("architecture", _joined(model.get("architecture"), _thousands(model.get("parameters"), "parameters"))),
@@ -134,30 +136,16 @@ def run_facts_table(run: RunData) -> list[tuple[str, str]]:
         ("template", _part(data, "template").get("name")),
         ("longest example", _thousands(data.get("max_length"), "tokens")),
         ("only the first", _thousands(resolved.get("limit"), "rows")),
-        (f"{name} passes", resolved.get("passes")),
-        (name, dropout_summary(info)),
-        ("seed", None if name.endswith("-ensemble") else resolved.get("seed")),
+        (words.members, resolved.get("passes")),
+        ("members" if words.is_given else words.family.replace("-", " "), family_summary(info)),
+        ("passes until the error of epistemic is", resolved.get("target_se")),
+        ("seed", None if words.is_given else resolved.get("seed")),
         ("skipped rows", skipped_summary(info)),
         ("reference for RHO", run.reference),
         ("run folder", run.path),
         ("run fingerprint", info.fingerprint[:16]),
     ]
     return [(name, _writable(value)) for name, value in facts if value not in (None, "")]
-
-
-def dropout_summary(info: RunInfo) -> str:
-    """Sites by kind and origin, and the rate: ``4 attention sites (native), rate 0.1``."""
-    family = _part(info.settings, "family")
-    sites = [site for site in family.get("sites", []) if isinstance(site, dict)]
-    kinds: dict[str, int] = {}
-    for site in sites:
-        name = f"{site.get('kind')} ({site.get('origin')})"
-        kinds[name] = kinds.get(name, 0) + 1
-    listed = ", ".join(
-        f"{number} {name.replace(' (', ' sites (' if number > 1 else ' site (')}" for name, number in kinds.items()
-    )
-    rate = family.get("rate", info.settings.get("rate"))
-    return _joined(listed, _named("rate", rate), _named("masks", family.get("rng")))
 
 
 def skipped_summary(info: RunInfo) -> str:
@@ -175,11 +163,12 @@ def _load(path: Path, info: RunInfo, name: str, slug: str) -> RunData:
     columns: dict[str, Any] = {"example": example.codes.astype(np.int32), "token": _coded(texts["token"])}
     del texts
     measures = run_measures(path)
-    numbers = read_scores(path, columns=[*_PLACES, *measures, "label_rank"], as_="arrow")
+    numbers = read_scores(path, columns=[*_PLACES, *measures, "label_rank", "n_passes"], as_="arrow")
     for column in _PLACES:
         columns[column] = numbers[column].to_numpy()
     for column in measures:
         columns[column] = numbers[column].to_pandas().to_numpy(dtype=np.float32)
+    columns["n_passes"] = numbers["n_passes"].to_numpy()
     columns["is_best"] = numbers["label_rank"].fill_null(-1).to_numpy() == 0
     del numbers
     if not len(example):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import plots, plots_of_runs, plots_of_strata
+from analysis import plots, plots_of_costs, plots_of_runs, plots_of_strata
 from analysis.correlation import Correlations
+from analysis.measure_names import NAMES, Name, axis_label
 from analysis.number_text import percent
 from analysis.plot_style import INK
 from uncertainty.scores import measures_among
@@ -17,7 +18,9 @@ from uncertainty.scores import measures_among
 WIDTH = 7.2  # inches: two columns of most paper styles
 
 
-def distributions_figure(tokens: pd.DataFrame, means: pd.DataFrame, variance: pd.DataFrame) -> Figure:
+def distributions_figure(
+    tokens: pd.DataFrame, means: pd.DataFrame, variance: pd.DataFrame, names: Mapping[str, Name] = NAMES
+) -> Figure:
     """Every measure over tokens and over examples, with the share of its variance that lies between examples."""
     measures = measures_among(means.columns)
     n_columns = min((4, 5), key=lambda n: -len(measures) % n)  # the fewest empty places
@@ -29,6 +32,7 @@ def distributions_figure(tokens: pd.DataFrame, means: pd.DataFrame, variance: pd
     between = dict(zip(variance["measure"], variance["icc"], strict=True))
     for ax, measure in zip(axes, measures, strict=False):
         plots.distribution(ax, tokens[measure].to_numpy(), means[measure].to_numpy(), measure)
+        ax.set_xlabel(axis_label(measure, names))
         if measure in between and np.isfinite(between[measure]):
             note = f"{percent(max(0.0, between[measure]))} of the variance\nlies between examples"
             ax.text(0.03, 0.99, note, transform=ax.transAxes, fontsize=6.5, va="top", color=INK)
@@ -86,6 +90,13 @@ def noise_figure(tokens: pd.DataFrame, correlations: Correlations) -> Figure:
         for _, row in correlations.reliability.iterrows()
     }
     plots.noise(figure.subplots(), tokens["epistemic"].to_numpy(), tokens["epistemic_se"].to_numpy(), facts)
+    return _laid_out(figure)
+
+
+def cost_figure(tables: Mapping[str, pd.DataFrame], passes: Sequence[float]) -> Figure:
+    """Relative error of epistemic against passes, a line per run."""
+    figure = _figure(3.9, 2.7)
+    plots_of_costs.error_by_passes(figure.subplots(), tables, passes)
     return _laid_out(figure)
 
 

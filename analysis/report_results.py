@@ -14,6 +14,7 @@ from analysis.curriculum import check_same_tokens, class_shares, overlaps
 from analysis.extremes import extreme_rows, in_context
 from analysis.levels import example_means, level_quantiles, variance_split
 from analysis.proxy import ProxyAudit, audit_proxies
+from analysis.report_costs import Costs, costs_of
 from analysis.report_data import RunData, texts_of
 from analysis.report_settings import ReportSettings
 from analysis.strata import STRATA, stratum_table, token_classes
@@ -38,6 +39,7 @@ class Results:
         strata: name of a stratum -> ``strata.stratum_table``.
         extremes: ``extremes.in_context``.
         accuracy: share of the predicted tokens that are the most probable one.
+        costs: ``report_costs.costs_of``: what its errors cost.
     """
 
     quantiles: pd.DataFrame
@@ -49,6 +51,7 @@ class Results:
     strata: dict[str, pd.DataFrame]
     extremes: pd.DataFrame
     accuracy: float
+    costs: Costs
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +98,8 @@ def results_of(run: RunData, settings: ReportSettings, tell: Callable[[str], Non
     predicted = run.tokens["loss"].notna().to_numpy()
     accuracy = float(run.tokens["is_best"].to_numpy()[predicted].mean()) if predicted.any() else float("nan")
     claims = judge_claims(correlations.table)
-    return Results(quantiles, variance, means, correlations, claims, audit, strata, _extremes(run), accuracy)
+    costs = costs_of(run, settings)
+    return Results(quantiles, variance, means, correlations, claims, audit, strata, _extremes(run), accuracy, costs)
 
 
 def compare_runs(runs: list[RunData], settings: ReportSettings, *, required: bool) -> Comparison:

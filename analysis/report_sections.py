@@ -5,7 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis import report_figures as figures
+from analysis.family_words import family_words
 from analysis.levels import QUANTILES
+from analysis.measure_names import names_of
 from analysis.number_text import count, fixed, percent, with_interval
 from analysis.plots import METHOD_NAMES, SIGNAL_NAMES
 from analysis.report_columns import (
@@ -19,6 +21,7 @@ from analysis.report_columns import (
     text_column,
     three_decimals,
 )
+from analysis.report_costs import cost_section
 from analysis.report_data import RunData, run_facts_table
 from analysis.report_parts import Column, Paragraph, Part, Picture, Section, Table, visible
 from analysis.report_results import Results, drawn
@@ -29,9 +32,15 @@ from analysis.report_words import claim_sentences, noise_sentence, warning_parag
 _SHOWN_QUANTILES = (0.05, 0.25, 0.50, 0.75, 0.95, 0.99)
 
 
-def run_sections(run: RunData, results: Results, settings: ReportSettings, *, several: bool) -> list[Section]:
-    """All sections of one run; with several runs they stand one level lower and carry the run's name."""
+def run_sections(
+    run: RunData, results: Results, settings: ReportSettings, *, several: bool, advise_masks: bool = True
+) -> list[Section]:
+    """All sections of one run; with several runs they stand one level lower and carry the run's name.
+
+    ``advise_masks``: say how the other masks are measured.
+    """
     sections = [make(run, results, settings) for make in _SECTIONS]
+    sections.insert(_SECTIONS.index(_noise) + 1, cost_section(run, results.costs, advise=advise_masks))
     if not several:
         return sections
     head = Section(run.slug, f"Run {run.name}", ())
@@ -90,7 +99,7 @@ def _levels(run: RunData, results: Results, settings: ReportSettings) -> Section
             "Every measure over tokens (filled) and over the means of examples (line). Logarithmic axes in nats; what "
             "lies below the left end, zeros included, is in the first bin. Each histogram has its own height; "
             "where a bin at the edge is cut, the share of the tokens in it is written.",
-            figures.distributions_figure(run.tokens, results.means, results.variance),
+            figures.distributions_figure(run.tokens, results.means, results.variance, names_of(family_words(run.info))),
         ),
         Table("variance", "Variance within and between examples", results.variance, tuple(variance), run=run.name),
         Table(
@@ -179,6 +188,7 @@ def _claims(run: RunData, results: Results, settings: ReportSettings) -> Section
 
 def _noise(run: RunData, results: Results, settings: ReportSettings) -> Section:
     reliability, table = results.correlations.reliability, results.correlations.table
+    words = family_words(run.info)
     corrected = table[table["corrected"].astype(bool) & (table["kind"] == "correlation")]
     columns = (
         Column(
@@ -196,7 +206,7 @@ def _noise(run: RunData, results: Results, settings: ReportSettings) -> Section:
         Column("as measured", lambda row: as_measured(table, row)),
         Column("noise taken out", with_interval),
     )
-    parts: list[Part] = [Paragraph(noise_sentence(results.correlations))]
+    parts: list[Part] = [Paragraph(noise_sentence(results.correlations, words))]
     if len(reliability):
         caption = "Monte Carlo standard error of epistemic over its value: median and the band of 80 % of the tokens."
         picture = Picture(
@@ -205,7 +215,7 @@ def _noise(run: RunData, results: Results, settings: ReportSettings) -> Section:
         parts += [picture, Table("reliability", "", reliability, columns, run=run.name)]
     if len(corrected):
         parts.append(Table("", "Correlations with the noise of epistemic taken out", table, both, shown=corrected))
-    return Section("noise", "Monte Carlo noise", (*parts, *warning_paragraphs(reliability)))
+    return Section("noise", words.noise_title, (*parts, *warning_paragraphs(reliability, words)))
 
 
 def _audit(run: RunData, results: Results, settings: ReportSettings) -> Section:

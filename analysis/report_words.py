@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis.by_example import FEW_EXAMPLES, FEWEST_EXAMPLES
 from analysis.correlation import Correlations
+from analysis.family_words import DROPOUT, FamilyWords
 from analysis.number_text import fixed, percent, with_interval
 from analysis.plots import METHOD_NAMES
 from analysis.report_parts import Paragraph, Tone
@@ -53,29 +54,33 @@ def claim_sentences(claims: pd.DataFrame) -> list[tuple[str, Tone]]:
     return found
 
 
-def noise_sentence(correlations: Correlations) -> str:
-    """How much the Monte Carlo noise of epistemic weakens its correlations."""
+def noise_sentence(correlations: Correlations, words: FamilyWords = DROPOUT) -> str:
+    """How much the Monte Carlo noise of epistemic weakens its correlations, in the words of the run's family."""
     reliability = correlations.reliability
     if not len(reliability):
-        return "The run has no standard error of epistemic (it takes at least two passes), so its noise is not known."
+        return (
+            f"The run has no standard error of epistemic (it takes at least three {words.passes}), so its noise is not "
+            "known."
+        )
     of_ranks = reliability[reliability["method"] == HEADLINE_METHOD]
     row = (of_ranks if len(of_ranks) else reliability).iloc[0]
     scale = "ranks" if row["method"] == "spearman" else "values"
     if not np.isfinite(row["reliability"]):
         return f"The reliability of epistemic's {scale} is undefined: {row['warning'] or 'a measure is constant'}."
     return (
-        f"Scoring the same tokens again with other dropout masks would give {scale} of epistemic uncertainty that "
+        f"{words.repeated} would give {scale} of epistemic uncertainty that "
         f"correlate at {fixed(row['reliability'], 3)} with these, going by its standard errors. Noise alone so shrinks "
         f"its correlations by the factor {fixed(row['attenuation'], 3)}; below they are shown with that undone. The "
         f"median standard error of one token is {percent(row['median_relative_se'])} of its value."
     )
 
 
-def warning_paragraphs(table: pd.DataFrame) -> list[Paragraph]:
-    """The distinct warnings of a table."""
+def warning_paragraphs(table: pd.DataFrame, words: FamilyWords = DROPOUT) -> list[Paragraph]:
+    """The distinct warnings of a table, in the words of the run's family."""
     if "warning" not in table or not len(table):
         return []
     found = [warning for warning in dict.fromkeys(table["warning"]) if warning]
+    found = [warning.replace("more passes", f"more {words.passes}") for warning in found]
     return [Paragraph(f"{warning[0].upper()}{warning[1:]}.", "warning") for warning in found]
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.family_words import family_name
 from analysis.run_title import dataset_name, model_name
 from uncertainty.errors import InputError
 from uncertainty.scores import RunInfo, read_run, read_scores
@@ -127,6 +128,11 @@ def read_series(runs: Iterable[SweepRun]) -> list[RateSeries]:
 
 
 def _sweep_run(path: Path, info: RunInfo) -> SweepRun:
+    if family_name(info) != "dropout":
+        raise InputError(
+            f"{path} was drawn by --family {family_name(info)}, and a sweep is of dropout rates; move it out of the "
+            "sweep"
+        )
     try:
         rate = float(info.settings["family"]["rate"])
         sites = str(info.record["resolved"]["sites"]).replace(",", "+")

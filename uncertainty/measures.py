@@ -37,11 +37,11 @@ from uncertainty.member_terms import (
     at_label,
     check_log_probs,
     group_sizes,
-    jackknife_sizes,
     member_terms,
     pseudo_values,
     standard_error,
 )
+from uncertainty.pass_groups import jackknife_sizes
 
 
 class Decomposition(NamedTuple):

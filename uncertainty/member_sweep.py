@@ -24,9 +24,9 @@ from uncertainty.member_terms import (
     check_log_probs,
     group_means,
     group_sizes,
-    jackknife_sizes,
     removal_terms,
 )
+from uncertainty.pass_groups import jackknife_sizes
 
 
 class Groups(NamedTuple):

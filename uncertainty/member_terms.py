@@ -114,15 +114,6 @@ def group_sizes(n_members: int, groups: int | Sequence[int] | None) -> tuple[int
     return sizes
 
 
-def jackknife_sizes(n_members: int) -> tuple[int, ...]:
-    """The groups of independent members for a standard error: ten where ten divides K, else one for each member.
-
-    Ten groups covered best of the estimators compared (docs/estimators.md), and cost a tenth of leaving out each.
-    """
-    groups = 10 if n_members % 10 == 0 else n_members
-    return (n_members // groups,) * groups
-
-
 def pseudo_values(divergence_KN: Tensor, removal_GN: Tensor, sizes: Sequence[int]) -> Tensor:
     """The jackknife's pseudo-values of BALD, ``h I - (h - 1) I_without_g`` with ``h = K / size``, ``[G, N]``.
 

@@ -284,6 +284,7 @@ def _write(
     """The table as CSV, the figure as PNG and PDF, and what they rest on as JSON."""
     from analysis.convergence_needs import needs_record
     from analysis.convergence_plots import convergence_figure
+    from analysis.family_words import family_words, masks_of
     from analysis.heatmap_figure import save_figure
     from analysis.run_title import run_title
 
@@ -302,10 +303,11 @@ def _write(
         files[1].write_text(json.dumps(told, indent=2) + "\n")
     except OSError as error:
         raise InputError(f"{folder} cannot be written to ({error.strerror}); choose another --out") from error
-    settings = job.prepared.settings
-    figure = convergence_figure(table, what, top=options.top, title=f"{title}, {settings.masks} masks")
+    words, masks = family_words(job.info), masks_of(job.info)
+    drawn = f"{masks} masks" if masks else words.members
+    figure = convergence_figure(table, what, top=options.top, title=f"{title}, {drawn}")
     for picture in files[2:]:
-        facts = f"passes {settings.passes}, settings {job.info.fingerprint[:12]}"
+        facts = f"{job.prepared.settings.passes} {words.members}, settings {job.info.fingerprint[:12]}"
         save_figure(figure, picture, picture.suffix[1:], title=f"Convergence: {title}", facts=facts)
     return files
 

@@ -68,6 +68,7 @@ class SweepOptions:
     max_length: int | None = same_option(ScoreOptions, "max_length")
     keep_columns: tuple[str, ...] = same_option(ScoreOptions, "keep_columns")
 
+    family: str = option("dropout", "dropout: a sweep is of its rates", group=SWEEP)
     passes: int = same_option(ScoreOptions, "passes")
     rng: str = same_option(ScoreOptions, "rng")
     masks: str = same_option(ScoreOptions, "masks")
@@ -89,6 +90,11 @@ class SweepOptions:
     report_only: bool = option(False, "score nothing: tables and figure from the runs in --out", group=REPORT)
 
     def __post_init__(self) -> None:
+        if self.family != "dropout":
+            raise InputError(
+                f"--family {self.family}: a sweep is of dropout rates and dropout sites; leave it out, or run "
+                f"unc-score --family {self.family} once for each setting and compare the runs with unc-report"
+            )
         if not self.rates or not self.sites:
             raise InputError(f"--{'sites' if self.rates else 'rates'} names nothing; leave it out for the default")
         wrong = [rate for rate in self.rates if not 0 < rate < 1]

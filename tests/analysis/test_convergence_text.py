@@ -1,10 +1,12 @@
 """What the command prints of a curve."""
 
+import doctest
 import math
 
 import pytest
 from pass_curves import curve
 
+from analysis import convergence_text
 from analysis.convergence import ESTIMATES, convergence_table
 from analysis.convergence_needs import Need, Purpose, needs, purposes
 from analysis.convergence_text import needs_text, table_text
@@ -52,3 +54,7 @@ def test_every_purpose_has_its_sentence(table):
     said = needs_text(table, needs(table, purposes()), 0.25).splitlines()
     assert [line.split()[1] for line in said] == ["rank", "select", "know", "know"]
     assert all(line.endswith(".") for line in said)
+
+
+def test_doctests_hold():
+    assert doctest.testmod(convergence_text).failed == 0

@@ -7,9 +7,10 @@ import pytest
 import scored_run
 
 from analysis.explorer import load_page
+from analysis.family_words import FAMILIES
 from analysis.heatmap import load_heatmap, top_example
 from analysis.look import Look
-from analysis.measure_names import NAMES, axis_label, in_a_sentence, measure_name, unit
+from analysis.measure_names import NAMES, axis_label, in_a_sentence, measure_name, names_of, unit
 from analysis.report_data import load_runs
 from analysis.report_figures import distributions_figure
 from analysis.report_results import results_of
@@ -86,3 +87,19 @@ def test_names_units_and_sentences():
     assert measure_name("bald") == "epistemic"
     with pytest.raises(InputError, match="unknown measure 'margn'; did you mean 'margin'"):
         measure_name("margn")
+
+
+def test_dropout_runs_keep_their_words():
+    assert NAMES["loss"].meaning == "surprise at the token: −log of its probability, dropout off"
+    assert NAMES["expected_kl_to_deterministic"].title == "Divergence of the passes from dropout off"
+
+
+@pytest.mark.parametrize("words", FAMILIES[1:], ids=lambda words: words.family)
+def test_other_families_never_say_dropout(words):
+    names = names_of(words)
+    assert list(names) == list(NAMES)
+    said = " ".join(f"{name.title} {name.short} {name.label} {name.meaning}" for name in names.values())
+    assert "dropout" not in said
+    assert "{" not in said
+    assert ("passes" in said) != words.is_given
+    assert axis_label("expected_kl_to_deterministic", names) == f"KL to {words.base} (nats)"

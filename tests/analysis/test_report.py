@@ -40,7 +40,7 @@ def test_one_run_makes_every_table_and_figure_and_the_same_bytes_twice(paths, tm
     tables = {name.removeprefix("tables/").removesuffix(".csv") for name in files if name.startswith("tables/")}
     assert tables == {
         "facts", "variance", "levels", "correlations", "claims", "reliability", "proxy_audit", "proxy_differences",
-        "strata", "extremes",
+        "strata", "extremes", "pass_costs",
     }  # fmt: skip
     figures = {name.removeprefix("figures/").removesuffix("-step-0.png") for name in files if name.endswith(".png")}
     assert figures == {

@@ -98,6 +98,13 @@ def test_models_are_told_apart_by_what_they_are_not_by_name(tmp_path):
     assert len(read_series(find_runs(tmp_path)[0])) == 2
 
 
+def test_a_run_of_another_family_is_refused(tmp_path):
+    noise = {"family": "weight-noise", "rate": 0.1, "noise": "gaussian", "sites": []}
+    write_run(tmp_path / "noise", info(0.1, family=noise))
+    with pytest.raises(InputError, match="drawn by --family weight-noise, and a sweep is of dropout rates"):
+        find_runs(tmp_path)
+
+
 def test_what_is_no_sweep_is_one_line(tmp_path):
     with pytest.raises(InputError, match="does not exist; name the folder that unc-sweep wrote"):
         find_runs(tmp_path / "none")

@@ -19,8 +19,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from uncertainty.pass_groups import RESOLUTION, threshold
+from uncertainty.pass_groups import exact_rate as exact_rate
+
 LANES = 4  # 16-bit lanes in one 64-bit draw
-RESOLUTION = 1 << 16  # a rate is a multiple of 1/65536
 _WEYL = -0x61C8864680B583EB  # 2^64 / golden ratio, odd, as a signed 64-bit integer
 _MIX_1 = -0x40A7B892E31B1A47
 _MIX_2 = -0x6B2FB644ECCEEE15
@@ -102,16 +104,6 @@ def row_keys(
 def site_keys(keys: Keys, site_key: int) -> Keys:
     """The same rows' keys at one site."""
     return Keys(*(_absorb(key_R, torch.full_like(key_R, site_key)) for key_R in keys))
-
-
-def threshold(rate: float) -> int:
-    """How many of the 65,536 values of a lane drop the element."""
-    return round(rate * RESOLUTION)
-
-
-def exact_rate(rate: float) -> float:
-    """The rate that is used: ``rate`` rounded to a multiple of 1/65536 (0.1 becomes 0.100006)."""
-    return threshold(rate) / RESOLUTION
 
 
 def keep_attention(

@@ -22,7 +22,7 @@ from uncertainty.scoring import score_dataset
 
 QUICK = ["--passes", "4", "--rates", "0.1,0.3"]
 OWN = {"rates", "sites", "out", "beside", "report_only"}
-OF_ONE_RUN = {"rate", "sites", "out", "show", "family", "members", "noise", "target_se"}  # a sweep is of dropout rates
+OF_ONE_RUN = {"rate", "sites", "out", "show", "members", "noise", "target_se"}
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,13 @@ def swept(model, dataset, tmp_path_factory):
 
 def files(folder):
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*.parquet"))}
+
+
+def test_another_family_is_refused_in_one_line(capsys):
+    assert main(["--family", "weight-noise"]) == 2
+    said = capsys.readouterr().err
+    assert "a sweep is of dropout rates" in said
+    assert said.count("\n") == 1
 
 
 def test_every_option_of_scoring_is_an_option_of_a_sweep_but_those_of_one_run():
