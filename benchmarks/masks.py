@@ -5,9 +5,9 @@
 
 Each design scores the same tokens with the same number of passes under many seeds. From these runs: the variance of
 each measure between runs against that of iid masks, a geometric mean over tokens (a ratio of sums would be that of the
-one or two tokens with rare, large swings); Spearman's correlation of two runs over the tokens; and how often an
-interval around the corrected epistemic uncertainty of one run holds the value of all balanced runs together. The runs
-of 20 passes are whole groups of those of 100. Also timed, side by side: ns per mask element.
+one or two tokens with rare, large swings); Spearman's correlation of two runs over the tokens; and how often a
+symmetric interval around the corrected epistemic uncertainty of one run holds the value of all balanced runs together.
+The runs of 20 passes are whole groups of those of 100. Also timed, side by side: ns per mask element.
 
 Ratios and coverage leave out tokens without epistemic uncertainty to speak of; with --rare also those whose uncertainty
 comes from rare switches, so that runs of 100 passes vary by much of their value: a few runs cannot tell a variance

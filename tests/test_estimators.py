@@ -82,6 +82,9 @@ def test_the_interval_holds_the_value_and_the_bounds_hold_each_other():
     log_probs_KNV = members(20, 40, 15, noise=1.0)
     value_N, low_N, high_N = (f(log_probs_KNV) for f in (epistemic_corrected, epistemic_low, epistemic_high))
     assert ((low_N <= value_N) & (value_N <= high_N) & (low_N >= 0)).all()
+    half_N = special.stdtrit(9, 0.975) * bald_standard_error(log_probs_KNV)
+    torch.testing.assert_close(low_N, (value_N - half_N).clamp(min=0))
+    torch.testing.assert_close((high_N / value_N).log(), half_N / value_N)
     plug_in_N, bound_N = bald(log_probs_KNV), epistemic_bound(log_probs_KNV)
     assert ((plug_in_N <= value_N) & (plug_in_N <= bound_N)).all()
 
