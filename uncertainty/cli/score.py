@@ -279,9 +279,13 @@ def _say(*lines: str) -> None:
 
 def quiet_libraries() -> None:
     """One progress bar is enough: ours."""
+    import logging
+
     import transformers
     from huggingface_hub.utils import disable_progress_bars
 
+    # It is imported with peft wherever it is installed, and asks for a package with a kernel that is not used here.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     disable_progress_bars()
