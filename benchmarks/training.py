@@ -256,8 +256,8 @@ def ours(
         from uncertainty.reference_cache import CachedReference, build_cache
         from uncertainty.selection_rules import Rule
         from uncertainty.trainer import TokenTrainer
-        from uncertainty.training_data import Collator, Windows
-        from uncertainty.training_step import Recipe
+        from uncertainty.training.step import Recipe
+        from uncertainty.training.windows import Collator, Windows
 
         examples = [
             Example(str(i), row, [False] + [True] * (len(row) - 1), [0] * len(row), False, [])

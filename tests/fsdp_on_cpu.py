@@ -39,7 +39,7 @@ def go_on_to_fsdp() -> None:
 
 def die_at(step: int) -> None:
     """From now on this process is killed when it has finished the checkpoint of ``step``."""
-    from uncertainty import checkpoints
+    from uncertainty.training import checkpoints
 
     own = checkpoints.commit
 

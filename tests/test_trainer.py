@@ -31,9 +31,9 @@ from uncertainty.lora import STUDENT, attach_lora
 from uncertainty.reference import REFERENCE, AdapterReference, ModelReference
 from uncertainty.selection_rules import Rule
 from uncertainty.selection_signals import keyed_uniform
-from uncertainty.student import answering
 from uncertainty.token_losses import CHUNK_BYTES
-from uncertainty.training_data import permutation
+from uncertainty.training.student import answering
+from uncertainty.training.windows import permutation
 
 FRACTION = 0.3
 BOUND = {torch.float32: 3e-6, torch.float64: 1e-9}

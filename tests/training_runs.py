@@ -21,7 +21,7 @@ import torch
 from conftest import save_tiny
 from kill_run import die_at, in_a_fork
 
-from uncertainty.training import TrainedRun, train_model
+from uncertainty.training.run import TrainedRun, train_model
 
 torch.set_num_threads(1)
 

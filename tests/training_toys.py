@@ -17,19 +17,19 @@ import torch
 from torch import Tensor
 from transformers.trainer_utils import SaveStrategy
 
-from uncertainty.curriculum import Window
 from uncertainty.data.batches import collate
 from uncertainty.data.packing import pack
 from uncertainty.data.render import Example
 from uncertainty.objectives import objective, rest_term
 from uncertainty.reference import Reference
 from uncertainty.selection_rules import Rule
-from uncertainty.student import answering
-from uncertainty.train_settings import TrainSettings
 from uncertainty.trainer import TokenTrainer
-from uncertainty.training_data import Collator, Windows, micro_batch
-from uncertainty.training_setup import arguments_of
-from uncertainty.training_step import Recipe
+from uncertainty.training.curriculum import Window
+from uncertainty.training.settings import TrainSettings
+from uncertainty.training.setup import arguments_of
+from uncertainty.training.step import Recipe
+from uncertainty.training.student import answering
+from uncertainty.training.windows import Collator, Windows, micro_batch
 
 Numbered = list[tuple[int, Example]]
 

@@ -19,7 +19,7 @@ from uncertainty.data.batches import Batch
 from uncertainty.errors import InputError
 from uncertainty.lora import adapter_layers, switched, undisturbed_random_numbers, without_stale_warning
 from uncertainty.model import readout, relative_difference
-from uncertainty.student import hidden_of
+from uncertainty.training.student import hidden_of
 
 REFERENCE = "reference"  # the name of the second adapter inside the PeftModel
 SELF_KL = 1e-6  # nats; the largest KL of a reference with itself that passes as rounding

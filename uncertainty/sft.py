@@ -26,11 +26,11 @@ from uncertainty.objectives import objective, rest_term
 from uncertainty.reference import Reference
 from uncertainty.running_quantile import RunningQuantile
 from uncertainty.selection_rules import Rule
-from uncertainty.step_record import StepRecord
-from uncertainty.student import answering, has_dropout
 from uncertainty.token_losses import TokenLosses
-from uncertainty.training_data import MicroBatch, micro_batch
-from uncertainty.training_step import Recipe, StepHooks
+from uncertainty.training.step import Recipe, StepHooks
+from uncertainty.training.step_record import StepRecord
+from uncertainty.training.student import answering, has_dropout
+from uncertainty.training.windows import MicroBatch, micro_batch
 
 # What TRL's collator makes. The last five repeat what the positions say, for kernels that ask for it.
 KNOWN = {"input_ids", "labels", "attention_mask", "position_ids"}

@@ -2,7 +2,7 @@
 
 Dimension key: N completion tokens, D hidden size, F columns, R ranks.
 
-Three things differ from its parent. The order of the data is ours (``training_data.Windows``). The whole window of an
+Three things differ from its parent. The order of the data is ours (``windows.Windows``). The whole window of an
 optimizer step is in hand before its first forward pass, so that tokens are selected over all of it, whatever the
 micro-batches and processes. And a loss is divided by the count of the whole window, on all processes, so that
 accumulation and data parallelism change nothing but rounding.
@@ -22,18 +22,18 @@ import torch
 import transformers
 from torch import Tensor
 
-from uncertainty import checkpoints
 from uncertainty.batch_hidden import evaluation
-from uncertainty.curriculum import CurriculumRecord
 from uncertainty.data.batches import collate
 from uncertainty.data.render import Example
 from uncertainty.lora import STUDENT
 from uncertainty.running_quantile import RunningQuantile
-from uncertainty.sharding import gathered, keep_precision
-from uncertainty.step_record import StepRecord
-from uncertainty.student import answering, has_dropout
-from uncertainty.training_data import Collator, NumberedExamples, Windows, micro_batch, training_loader
-from uncertainty.training_step import Recipe, StepHooks
+from uncertainty.training import checkpoints
+from uncertainty.training.curriculum import CurriculumRecord
+from uncertainty.training.sharding import gathered, keep_precision
+from uncertainty.training.step import Recipe, StepHooks
+from uncertainty.training.step_record import StepRecord
+from uncertainty.training.student import answering, has_dropout
+from uncertainty.training.windows import Collator, NumberedExamples, Windows, micro_batch, training_loader
 
 LOGGED = ("fraction_kept", "threshold", "nll_selected", "nll_rest", "kl_rest", "jaccard")  # beside the training loss
 

@@ -19,8 +19,8 @@ from uncertainty.cli.score import main as score
 from uncertainty.cli.train import TrainOptions, main
 from uncertainty.prepare import OFFLINE
 from uncertainty.scores import read_scores
-from uncertainty.train_folder import read_card, read_evaluations
-from uncertainty.train_settings import DEMO, TrainSettings
+from uncertainty.training.folder import read_card, read_evaluations
+from uncertainty.training.settings import DEMO, TrainSettings
 
 PROCESS = [sys.executable, "-m", "uncertainty.cli.train"]
 ALONE = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from uncertainty.cli.options import command, option, same_option
 from uncertainty.cli.score import ScoreOptions, about_data, duration, interrupt, quiet_libraries
 from uncertainty.selection_rules import KEEPS, LEVELS, SCOPES, SIGNALS
-from uncertainty.train_settings import DEMO, OBJECTIVE_NAMES, PRECISIONS, SCHEDULES, TAILS, TUNINGS
-from uncertainty.train_settings import TrainSettings as Defaults
+from uncertainty.training.settings import DEMO, OBJECTIVE_NAMES, PRECISIONS, SCHEDULES, TAILS, TUNINGS
+from uncertainty.training.settings import TrainSettings as Defaults
 
 if TYPE_CHECKING:  # torch and transformers are imported when they are needed: --help must stay quick
-    from uncertainty.training import TrainedRun
+    from uncertainty.training.run import TrainedRun
 
 PROG = "unc-train"
 DESCRIPTION = """Fine-tune a causal language model: maximum likelihood on the tokens of highest loss, distillation
@@ -249,10 +249,10 @@ def run(options: TrainOptions, arguments: Sequence[str]) -> int:
 
 def _run(options: TrainOptions, arguments: Sequence[str]) -> int:
     settings = options.settings()
-    from uncertainty.train_settings import check_train_settings
+    from uncertainty.training.settings import check_train_settings
 
     check_train_settings(settings)
-    from uncertainty.train_folder import refuse_foreign
+    from uncertainty.training.folder import refuse_foreign
 
     refuse_foreign(options.folder())
     from uncertainty.prepare import go_offline, prepare
@@ -260,8 +260,8 @@ def _run(options: TrainOptions, arguments: Sequence[str]) -> int:
     if notice := go_offline(settings.data_settings):
         _say(f"note: {notice}")
     quiet_libraries()
-    from uncertainty.training import check_recipe, run_training
-    from uncertainty.training_progress import progress_callback
+    from uncertainty.training.progress import progress_callback
+    from uncertainty.training.run import check_recipe, run_training
 
     check_recipe(settings)
     if "RANK" in os.environ:
@@ -305,7 +305,7 @@ def _say(*lines: str) -> None:
 
 
 def _summary(trained: TrainedRun, settings: Defaults) -> str:
-    from uncertainty.train_folder import read_evaluations
+    from uncertainty.training.folder import read_evaluations
 
     totals = trained.info.totals
     lines = [f"{totals['steps']:,} steps on {totals['examples']:,} examples by {settings.objective}"]

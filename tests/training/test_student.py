@@ -9,7 +9,7 @@ from torch import nn
 from uncertainty.batch_hidden import predicting_hidden
 from uncertainty.data.batches import collate
 from uncertainty.lora import LoraSettings, attach_lora
-from uncertainty.student import Ask, answering, causal_model, has_dropout
+from uncertainty.training.student import Ask, answering, causal_model, has_dropout
 
 IDS = torch.tensor([[1, 5, 9, 4, 8, 7]])
 

@@ -20,8 +20,8 @@ from uncertainty.objectives import Objective, objective, rest_term
 from uncertainty.selection_rules import Rule
 from uncertainty.terms import Tail, Term
 from uncertainty.token_losses import token_losses
-from uncertainty.train_settings import TrainSettings
-from uncertainty.training_data import Windows
+from uncertainty.training.settings import TrainSettings
+from uncertainty.training.windows import Windows
 
 TOKENS_PER_MICRO_BATCH = {"cpu": 4096, "cuda": 32768}
 IMAGE_OF_SCHEDULE = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}

@@ -12,12 +12,12 @@ from uncertainty.data.render import Example
 from uncertainty.errors import InputError
 from uncertainty.model import LoadedModel, hidden_size
 from uncertainty.objectives import Objective
-from uncertainty.processes import on_main
 from uncertainty.reference import Reference, identical_to_student
 from uncertainty.reference_cache import CachedReference, build_cache, is_cache, predicted_bytes
 from uncertainty.reference_choice import choose_reference, vocabulary_sha256
 from uncertainty.selection_rules import Rule
-from uncertainty.train_settings import TrainSettings
+from uncertainty.training.processes import on_main
+from uncertainty.training.settings import TrainSettings
 
 Say = Callable[[str], None]
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from uncertainty.curriculum import CurriculumRecord, Window
 from uncertainty.token_losses import TokenLosses
-from uncertainty.training_data import MicroBatch
+from uncertainty.training.curriculum import CurriculumRecord, Window
+from uncertainty.training.windows import MicroBatch
 
 # float64 holds every example number, position and token id exactly.
 COLUMNS = ("example", "position", "label", "selected", "nll", "value", "kl")

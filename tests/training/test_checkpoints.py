@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from kill_run import die_at, in_a_fork
 
-from uncertainty.checkpoints import RECEIPT, Found, commit, last_good, remove_newer, remove_older
+from uncertainty.training.checkpoints import RECEIPT, Found, commit, last_good, remove_newer, remove_older
 
 FINGERPRINT = "a" * 64
 

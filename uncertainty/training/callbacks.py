@@ -10,9 +10,9 @@ from accelerate import PartialState
 from transformers import TrainerCallback
 
 from uncertainty.prepare import Prepared
-from uncertainty.probe import Probe, open_probe, probe_folder, run_probe
-from uncertainty.train_folder import TrainFolder
-from uncertainty.train_settings import TrainSettings
+from uncertainty.training.folder import TrainFolder
+from uncertainty.training.probe import Probe, open_probe, probe_folder, run_probe
+from uncertainty.training.settings import TrainSettings
 
 
 def folder_callbacks(

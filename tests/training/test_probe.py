@@ -13,15 +13,15 @@ import torch
 from conftest import save_tiny
 from peft import LoraConfig, get_peft_model
 
-from uncertainty import probe as probe_module
 from uncertainty.errors import InputError
 from uncertainty.loading import load_model
 from uncertainty.model import LoadedModel
 from uncertainty.prepare import prepare
-from uncertainty.probe import open_probe, probe_folder, run_probe
 from uncertainty.scores import read_examples, read_run, read_scores
 from uncertainty.scoring import open_job, run_job
 from uncertainty.settings import ScoreSettings
+from uncertainty.training import probe as probe_module
+from uncertainty.training.probe import open_probe, probe_folder, run_probe
 
 MEASURES = ("loss", "entropy", "total", "aleatoric", "epistemic", "mc_loss")
 

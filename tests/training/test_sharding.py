@@ -8,7 +8,14 @@ from accelerate import DistributedType
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from uncertainty.errors import InputError
-from uncertainty.sharding import asks_for_fsdp, check_launch, check_reached, is_sharded, keep_precision, own_part
+from uncertainty.training.sharding import (
+    asks_for_fsdp,
+    check_launch,
+    check_reached,
+    is_sharded,
+    keep_precision,
+    own_part,
+)
 
 # What `accelerate launch --use_fsdp --fsdp_version 2 --fsdp_cpu_ram_efficient_loading false` sets.
 FSDP = {

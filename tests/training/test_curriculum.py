@@ -8,9 +8,9 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from uncertainty.curriculum import AT_LEAST, CurriculumRecord, Window
-from uncertainty.curriculum_rows import column_names
 from uncertainty.token_classes import CLASSES, vocabulary_classes
+from uncertainty.training.curriculum import AT_LEAST, CurriculumRecord, Window
+from uncertainty.training.curriculum_rows import column_names
 
 SPELLED = [" a", "b", " 1", ".", "\n", "</s>", " the", "ing"]
 CLASSES_OF = vocabulary_classes(SPELLED, [token == "</s>" for token in SPELLED])

@@ -26,11 +26,11 @@ from uncertainty.running_quantile import RunningQuantile
 from uncertainty.selection import select, select_part
 from uncertainty.selection_rules import Rule, scheduled_fraction
 from uncertainty.selection_signals import TokenSignals, ranking_values
-from uncertainty.step_record import StepRecord
-from uncertainty.student import Ask
 from uncertainty.terms import Term
 from uncertainty.token_losses import TokenLosses, token_losses, token_signals
-from uncertainty.training_data import MicroBatch, count_targets
+from uncertainty.training.step_record import StepRecord
+from uncertainty.training.student import Ask
+from uncertainty.training.windows import MicroBatch, count_targets
 
 FROM_PASSES = ("loss", "entropy", "rho", "kl")  # signals that a forward pass of the model in training must give
 

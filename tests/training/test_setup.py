@@ -8,13 +8,12 @@ import torch
 from conftest import TINY
 from training_toys import example
 
-from uncertainty import training_setup
 from uncertainty.errors import InputError
 from uncertainty.objectives import OBJECTIVES
 from uncertainty.terms import Predictions, distillation, jsd, truncated_distillation
-from uncertainty.train_settings import TrainSettings
-from uncertainty.training_data import Windows
-from uncertainty.training_setup import (
+from uncertainty.training import setup
+from uncertainty.training.settings import TrainSettings
+from uncertainty.training.setup import (
     arguments_of,
     check_loggers,
     fit_micro_batch,
@@ -26,6 +25,7 @@ from uncertainty.training_setup import (
     total_steps,
     weights_dtype,
 )
+from uncertainty.training.windows import Windows
 
 CPU = torch.device("cpu")
 WEIGHTS = {"scores": "runs/a", "column": "epistemic"}
@@ -174,14 +174,14 @@ def test_half_as_many_are_tried_each_time_memory_runs_out(monkeypatch):
         tried.append([len(one.input_ids) for one in examples])
         return len(examples) <= 2
 
-    monkeypatch.setattr(training_setup, "_fits", fits)
+    monkeypatch.setattr(setup, "_fits", fits)
     examples = of_lengths(*range(2, 12))
     assert fit_micro_batch(OnGpu(None), examples, TrainSettings(batch=8), processes=1, with_reference=True) == 2
     assert tried == [[11, 10, 9, 8, 7, 6, 5, 4], [11, 10, 9, 8], [11, 10]]
 
 
 def test_an_example_that_does_not_fit_alone_is_refused(monkeypatch):
-    monkeypatch.setattr(training_setup, "_fits", lambda *_: False)
+    monkeypatch.setattr(setup, "_fits", lambda *_: False)
     with pytest.raises(InputError) as caught:
         fit_micro_batch(OnGpu(None), of_lengths(11), TrainSettings(batch=8), processes=1, with_reference=False)
     assert str(caught.value) == (
@@ -196,7 +196,7 @@ def test_a_trial_runs_the_whole_pass_and_leaves_no_gradient(with_reference, monk
     model = TINY["llama"]()
     seen = []
     model.lm_head.weight.register_hook(lambda grad: seen.append(float(grad.abs().sum())))
-    assert training_setup._fits(model, of_lengths(5, 9), with_reference)
+    assert setup._fits(model, of_lengths(5, 9), with_reference)
     assert seen[0] > 0
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -212,7 +212,7 @@ def test_a_trial_that_runs_out_of_memory_does_not_fit_and_leaves_no_gradient(whe
         model.model.layers[1].register_forward_pre_hook(run_out)
     else:
         model.model.embed_tokens.weight.register_hook(run_out)
-    assert not training_setup._fits(model, of_lengths(5, 9), True)
+    assert not setup._fits(model, of_lengths(5, 9), True)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -224,7 +224,7 @@ def test_another_error_of_a_trial_is_not_taken_for_a_lack_of_memory(monkeypatch)
     model = TINY["llama"]()
     model.model.layers[1].register_forward_pre_hook(break_down)
     with pytest.raises(RuntimeError, match="shape mismatch"):
-        training_setup._fits(model, of_lengths(5), False)
+        setup._fits(model, of_lengths(5), False)
 
 
 @pytest.mark.parametrize(

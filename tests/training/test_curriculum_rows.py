@@ -3,9 +3,16 @@
 import numpy as np
 import pytest
 
-from uncertainty.curriculum_rows import COLUMNS, FILE, append_row, column_names, drop_rows_after, read_curriculum
 from uncertainty.errors import InputError
 from uncertainty.token_classes import CLASSES
+from uncertainty.training.curriculum_rows import (
+    COLUMNS,
+    FILE,
+    append_row,
+    column_names,
+    drop_rows_after,
+    read_curriculum,
+)
 
 
 def row(step):

@@ -9,7 +9,7 @@ from kill_run import die_at, in_a_fork
 
 from uncertainty.errors import InputError
 from uncertainty.run_info import RunInfo
-from uncertainty.train_folder import CARD, METRICS, TrainFolder, read_card, read_evaluations, refuse_foreign
+from uncertainty.training.folder import CARD, METRICS, TrainFolder, read_card, read_evaluations, refuse_foreign
 
 INFO = RunInfo({"objective": "mle", "learning_rate": 0.1}, {"command": ["unc-train"]})
 OTHER = RunInfo({"objective": "mle", "learning_rate": 0.2})

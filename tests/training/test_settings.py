@@ -12,7 +12,7 @@ from uncertainty.errors import InputError
 from uncertainty.objectives import OBJECTIVES
 from uncertainty.settings import ScoreSettings
 from uncertainty.terms import TAILS as TERM_TAILS
-from uncertainty.train_settings import OBJECTIVE_NAMES, TAILS, TrainSettings, check_train_settings
+from uncertainty.training.settings import OBJECTIVE_NAMES, TAILS, TrainSettings, check_train_settings
 
 
 def test_names_are_those_of_the_tables():
@@ -113,7 +113,7 @@ def test_model_and_data_are_prepared_as_for_scoring():
 
 def test_settings_load_no_model_library():
     program = (
-        "import sys, uncertainty.train_settings; print([x for x in ('torch', 'transformers') if x in sys.modules])"
+        "import sys, uncertainty.training.settings; print([x for x in ('torch', 'transformers') if x in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("[]\n", "")

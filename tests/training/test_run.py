@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 from training_runs import SMALL, make_inputs, result, train, write_questions
 from transformers import TrainerCallback
 
-from uncertainty.curriculum_rows import read_curriculum
 from uncertainty.errors import InputError
 from uncertainty.reference_shards import is_cache
 from uncertainty.scoring import score_dataset
-from uncertainty.train_folder import TrainFolder, read_card, read_evaluations
-from uncertainty.train_settings import TrainSettings
-from uncertainty.training import run_training
+from uncertainty.training.curriculum_rows import read_curriculum
+from uncertainty.training.folder import TrainFolder, read_card, read_evaluations
+from uncertainty.training.run import run_training
+from uncertainty.training.settings import TrainSettings
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 PAPER = "masked-mle+distill"
 
 
@@ -120,7 +120,7 @@ def test_the_result_is_scored_like_any_model(finished, inputs, tmp_path):
 
 
 def test_a_finished_run_given_again_loads_no_model(finished, inputs, monkeypatch):
-    monkeypatch.setattr("uncertainty.training.load_model", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("uncertainty.training.run.load_model", lambda *a, **k: pytest.fail("a model was loaded"))
     before = result(finished.path)
     said = say_all(inputs, finished.path, objective=PAPER)
     assert said == [f"{finished.path} holds this run, finished: nothing was left to do"]

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from uncertainty import training_progress
-from uncertainty.training_progress import progress_callback
+from uncertainty.training import progress
+from uncertainty.training.progress import progress_callback
 
 LOGS = {"loss": 1.23456, "grad_norm": 3.0, "fraction_kept": 0.25, "learning_rate": 1e-4, "epoch": 0.5}
 EVALUATED = {"eval_held_loss": 2.0, "eval_held_perplexity": 7.4, "eval_held_kl": 0.1, "epoch": 0.5}
@@ -19,7 +19,7 @@ def at(step: int, of: int = 10) -> SimpleNamespace:
 @pytest.fixture
 def clock(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(training_progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     return now
 
 

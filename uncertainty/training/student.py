@@ -19,7 +19,7 @@ from torch import Tensor
 
 from uncertainty.batch_hidden import predicting_hidden
 from uncertainty.data.batches import Batch
-from uncertainty.sharding import is_sharded
+from uncertainty.training.sharding import is_sharded
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from uncertainty.provenance import git_state, package_versions
 from uncertainty.reference_shards import fingerprint_of, is_cache, read_header
 from uncertainty.run_info import RunInfo
 from uncertainty.scores import read_run
-from uncertainty.sharding import asks_for_fsdp
-from uncertainty.train_settings import TrainSettings
-from uncertainty.training_data import check_trainable
+from uncertainty.training.settings import TrainSettings
+from uncertainty.training.sharding import asks_for_fsdp
+from uncertainty.training.windows import check_trainable
 
 # Settings that decide no number: they may differ when a run is resumed.
 VOLATILE = ("device", "keep_checkpoints", "report_to", "reference_cache", "save_every")

@@ -17,7 +17,7 @@ from typing import Any
 
 from uncertainty.durable import replace_file
 from uncertainty.run_info import canonical_json
-from uncertainty.train_folder import sync_tree
+from uncertainty.training.folder import sync_tree
 
 RECEIPT = "receipt.json"
 STATE = "token_state.npz"  # the curriculum record and the running quantile

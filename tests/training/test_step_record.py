@@ -5,9 +5,9 @@ import torch
 from training_toys import Kept, example
 
 from uncertainty.data.batches import collate
-from uncertainty.step_record import StepRecord
 from uncertainty.token_losses import TokenLosses
-from uncertainty.training_data import micro_batch
+from uncertainty.training.step_record import StepRecord
+from uncertainty.training.windows import micro_batch
 
 EXAMPLES = [example("a", [3, 4, 5, 6], 2), example("b", [7, 8, 9], 1), example("c", [10, 11, 12, 13], 3)]
 NUMBERS = [40, 7, 3_000_000]

@@ -18,10 +18,7 @@ import torch
 import transformers
 from accelerate import PartialState
 
-from uncertainty import checkpoints
 from uncertainty.batch_hidden import check_packing
-from uncertainty.curriculum import CurriculumRecord
-from uncertainty.curriculum_rows import append_row, drop_rows_after
 from uncertainty.data.batches import collate
 from uncertainty.data.pieces import spell_vocabulary
 from uncertainty.data.render import Example
@@ -32,23 +29,24 @@ from uncertainty.lora import attach_lora
 from uncertainty.model import LoadedModel, resolve_device
 from uncertainty.objectives import Objective
 from uncertainty.prepare import Prepared
-from uncertainty.processes import on_main, smallest
 from uncertainty.reference import check_reference
 from uncertainty.run_info import RunInfo
 from uncertainty.scores import read_scores
 from uncertainty.selection_rules import Rule
-from uncertainty.sharding import check_launch, check_reached, own_part
 from uncertainty.terms import Term
 from uncertainty.token_classes import vocabulary_classes
-from uncertainty.train_folder import TrainFolder, read_evaluations, refuse_foreign
-from uncertainty.train_settings import DEMO, TrainSettings, check_train_settings
 from uncertainty.trainer import TokenTrainer
-from uncertainty.trainer_checks import check_accumulation
-from uncertainty.training_callbacks import folder_callbacks
-from uncertainty.training_data import Collator, Windows, score_column
-from uncertainty.training_inputs import Inputs, info_of, read_inputs
-from uncertainty.training_reference import measures_kl, needs_reference, open_reference, refuse_void
-from uncertainty.training_setup import (
+from uncertainty.training import checkpoints
+from uncertainty.training.callbacks import folder_callbacks
+from uncertainty.training.checks import check_accumulation
+from uncertainty.training.curriculum import CurriculumRecord
+from uncertainty.training.curriculum_rows import append_row, drop_rows_after
+from uncertainty.training.folder import TrainFolder, read_evaluations, refuse_foreign
+from uncertainty.training.inputs import Inputs, info_of, read_inputs
+from uncertainty.training.processes import on_main, smallest
+from uncertainty.training.reference import measures_kl, needs_reference, open_reference, refuse_void
+from uncertainty.training.settings import DEMO, TrainSettings, check_train_settings
+from uncertainty.training.setup import (
     arguments_of,
     check_loggers,
     fit_micro_batch,
@@ -60,7 +58,9 @@ from uncertainty.training_setup import (
     total_steps,
     weights_dtype,
 )
-from uncertainty.training_step import Recipe
+from uncertainty.training.sharding import check_launch, check_reached, own_part
+from uncertainty.training.step import Recipe
+from uncertainty.training.windows import Collator, Windows, score_column
 
 # Settings that plain maximum likelihood, and so the reference, does not have.
 SELECTION = ("select_by", "keep", "fraction", "band", "threshold", "level", "scope")

@@ -9,7 +9,7 @@ from training_toys import example, recipe_of, trainer_of
 from uncertainty.errors import InputError
 from uncertainty.reference import ModelReference
 from uncertainty.selection_rules import Rule
-from uncertainty.trainer_checks import check_accumulation
+from uncertainty.training.checks import check_accumulation
 
 
 def trainer(folder, goal="masked-mle", rule=None, model=None, examples=None, **options):

@@ -10,7 +10,7 @@ from training_toys import example
 
 from uncertainty.data.batches import collate
 from uncertainty.errors import InputError
-from uncertainty.training_data import (
+from uncertainty.training.windows import (
     Collator,
     Windows,
     check_trainable,
