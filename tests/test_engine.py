@@ -13,10 +13,9 @@ from uncertainty import engine
 from uncertainty.budget import Budget, predicted_peak
 from uncertainty.data.batches import collate, plan_batches
 from uncertainty.data.render import Example
-from uncertainty.engine import Rows, calibrate, score
+from uncertainty.engine import Rows, score
 from uncertainty.errors import InputError
 from uncertainty.families.dropout import McDropout
-from uncertainty.families.weight_noise import WeightNoise
 from uncertainty.model import vocabulary_size
 from uncertainty.scores import MEASURE_COLUMNS
 
@@ -214,7 +213,7 @@ def test_members_that_depend_on_the_batch_are_not_drawn_again_after_running_out_
         raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(engine, "final_hidden", full)
-    loop = engine._Loop(model, None, keyed=False, budget=WIDE, vocabulary=None)
+    loop = engine.Loop(model, None, keyed=False, budget=WIDE, vocabulary=None)
     with pytest.raises(InputError, match="start again with --tokens-per-batch"):
         loop._shrink(RuntimeError("can't allocate memory"), collate(examples(model, 1)), rows=4)
     with pytest.raises(RuntimeError, match="another matter"):
@@ -257,13 +256,6 @@ def test_the_prediction_of_memory_does_not_grow_with_tokens_times_vocabulary(tin
     assert many["hidden states"] == 2 * few["hidden states"] == 101 * 20 * 32 * 4
 
 
-def test_calibration_measures_a_positive_time(tiny_model):
-    model = tiny_model("llama")
-    speed = calibrate(model, collate(examples(model, 1)), McDropout(), passes=10, seed=0, budget=WIDE)
-    assert speed.seconds_per_row_token > 0
-    assert speed.seconds_per_completion_token > 0
-
-
 def test_an_ensemble_is_asked_for_each_member_once_and_cannot_stop_early(tiny_model):
     class Ensemble(McDropout):
         n_members = 3
@@ -282,11 +274,3 @@ def test_the_window_of_members_that_are_drawn_one_at_a_time_is_bounded_and_predi
     peak = predicted_peak(model, [(1, 20, 10)], passes=10, budget=budget, window_tokens=50, member_bytes=7)
     assert peak["hidden states"] == budget.hidden_bytes
     assert peak["members"] == 7
-
-
-def test_drawing_a_member_is_timed_where_members_are_drawn_one_at_a_time(tiny_model):
-    model = tiny_model("llama")
-    batch = collate(examples(model, 1))
-    speed = calibrate(model, batch, WeightNoise(0.1), passes=10, seed=0, budget=WIDE)
-    assert speed.seconds_per_member > 0
-    assert calibrate(model, batch, McDropout(), passes=10, seed=0, budget=WIDE).seconds_per_member == 0

@@ -77,6 +77,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "uncertainty.budget", "uncertainty.data.batches", "uncertainty.adaptive", "uncertainty.stopping",
         "uncertainty.head",
     ),
+    "uncertainty.calibration": ("uncertainty.engine", "uncertainty.budget", "uncertainty.data.batches"),
     "uncertainty.pass_curve": (
         "uncertainty.engine", "uncertainty.budget", "uncertainty.measures", "uncertainty.estimators",
         "uncertainty.data.batches",
@@ -162,8 +163,13 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "uncertainty.selection_rules", "uncertainty.reference", "uncertainty.reference_cache",
         "uncertainty.reference_choice", "uncertainty.model", "uncertainty.data.*",
     ),
+    "uncertainty.training.result": (
+        "uncertainty.trainer", "uncertainty.training.folder", "uncertainty.training.processes",
+        "uncertainty.training.settings", "uncertainty.training.sharding",
+    ),
     "uncertainty.training.run": (
-        "uncertainty.training.settings", "uncertainty.training.folder", "uncertainty.training.inputs",
+        "uncertainty.training.result", "uncertainty.training.inputs",
+        "uncertainty.training.settings", "uncertainty.training.folder",
         "uncertainty.training.reference", "uncertainty.training.processes", "uncertainty.training.sharding",
         "uncertainty.training.setup", "uncertainty.training.callbacks", "uncertainty.training.windows",
         "uncertainty.trainer", "uncertainty.training.step", "uncertainty.training.checks",
@@ -179,21 +185,30 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "uncertainty.settings", "uncertainty.data.*", "uncertainty.loading", "uncertainty.model",
         "uncertainty.scores",
     ),
+    "uncertainty.run_card": (
+        "uncertainty.prepare", "uncertainty.model", "uncertainty.budget", "uncertainty.measure_columns",
+        "uncertainty.provenance",
+    ),
     "uncertainty.scoring": (
         "uncertainty.settings", "uncertainty.prepare", "uncertainty.data.*", "uncertainty.model",
         "uncertainty.measure_columns", "uncertainty.family_choice", "uncertainty.loading", "uncertainty.preflight",
-        "uncertainty.engine", "uncertainty.budget", "uncertainty.run_info", "uncertainty.scores",
-        "uncertainty.score_schema", "uncertainty.score_tables", "uncertainty.run_folder", "uncertainty.provenance",
+        "uncertainty.engine", "uncertainty.calibration", "uncertainty.budget", "uncertainty.run_info",
+        "uncertainty.run_card", "uncertainty.scores", "uncertainty.score_schema", "uncertainty.score_tables",
+        "uncertainty.run_folder",
     ),
     "uncertainty": ("uncertainty.settings", "uncertainty.scoring", "uncertainty.scores"),
     # commands: everything beside them, and nothing of each other but the front end
     "uncertainty.cli.fields": (),
+    "uncertainty.cli.console": ("uncertainty.prepare", "uncertainty.scoring"),
     "uncertainty.cli.yaml_file": (),
     "uncertainty.cli.options": ("uncertainty.cli.fields", "uncertainty.cli.yaml_file"),
-    "uncertainty.cli.*": ("uncertainty.*", "-uncertainty.cli.*", "uncertainty.cli.options"),
+    "uncertainty.cli.*": (
+        "uncertainty.*", "-uncertainty.cli.*", "uncertainty.cli.options", "uncertainty.cli.console",
+    ),
     # options of model and data are unc-score's
     "uncertainty.cli.train": (
-        "uncertainty.*", "-uncertainty.cli.*", "uncertainty.cli.options", "uncertainty.cli.score",
+        "uncertainty.*", "-uncertainty.cli.*", "uncertainty.cli.options", "uncertainty.cli.console",
+        "uncertainty.cli.score",
     ),
     # the reader of score tables, and the commands that score and draw; kinds of tokens must mean the same in a report
     # and in the trainer's record of what it selected, so both take them from one place
@@ -206,11 +221,13 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     # it scores too: the options of scoring are unc-score's, and one loaded model serves every run of a sweep
     "analysis.cli.sweep": (
-        "analysis.*", "-analysis.cli.*", "uncertainty.scores", "uncertainty.cli.options", "uncertainty.cli.score",
+        "analysis.*", "-analysis.cli.*", "uncertainty.scores", "uncertainty.cli.options", "uncertainty.cli.console",
+        "uncertainty.cli.score",
         "uncertainty.settings", "uncertainty.prepare", "uncertainty.scoring",
     ),
     "analysis.cli.convergence": (
-        "analysis.*", "-analysis.cli.*", "uncertainty.scores", "uncertainty.cli.options", "uncertainty.cli.score",
+        "analysis.*", "-analysis.cli.*", "uncertainty.scores", "uncertainty.cli.options", "uncertainty.cli.console",
+        "uncertainty.cli.score",
         "uncertainty.settings", "uncertainty.prepare", "uncertainty.scoring", "uncertainty.pass_curve",
         "uncertainty.data.batches",
     ),

@@ -15,10 +15,9 @@ many as the budget for hidden states allows, before the next is drawn.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
@@ -140,7 +139,7 @@ def score(
         raise InputError(f"--passes {passes} is not the number of members, {family.n_members}; each is drawn once")
     budget = budget or Budget.for_device(next(model.parameters()).device)
     with family.active(model, seed=seed) as members:
-        loop = _Loop(model, members, family.keyed, budget, vocabulary, tuple(measures), family.shares_forward)
+        loop = Loop(model, members, family.keyed, budget, vocabulary, tuple(measures), family.shares_forward)
         ends = (passes,) if target is None else _round_ends(members, family, passes)
         if family.shares_forward or target is not None:
             for batch in batches:
@@ -180,7 +179,7 @@ def read_members(
     """
     budget = budget or Budget.for_device(next(model.parameters()).device)
     with family.active(model, seed=seed) as members:
-        loop = _Loop(model, members, family.keyed, budget, vocabulary, shares_forward=family.shares_forward)
+        loop = Loop(model, members, family.keyed, budget, vocabulary, shares_forward=family.shares_forward)
         groups = drawn_together(members.groups(passes))
         for batch in batches:
             slices = loop.hidden(batch, range(passes)).split(loop.slice_size(passes), dim=1)
@@ -189,60 +188,7 @@ def read_members(
             yield batch, {name: torch.cat([part[name].cpu() for part in found], dim=-1) for name in found[0]}
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """How fast this machine runs this model.
-
-    Attributes:
-        seconds_per_row_token: of a forward pass.
-        seconds_per_completion_token: read out, with all its members.
-        seconds_per_member: to draw another member, where they are drawn one at a time; else 0.
-    """
-
-    seconds_per_row_token: float
-    seconds_per_completion_token: float
-    seconds_per_member: float = 0.0
-
-
-@torch.inference_mode()
-def calibrate(
-    model: Any, batch: Batch, family: StochasticFamily, *, passes: int, seed: int, budget: Budget
-) -> Calibration:
-    """Time one full forward pass and one read-out slice of ``batch``, the shorter of two runs each."""
-    with family.active(model, seed=seed) as members:
-        loop = _Loop(model, members, family.keyed, budget, None, shares_forward=family.shares_forward)
-        drawn = 0.0 if family.shares_forward else _seconds_to_draw(members, batch)
-        rows = max(1, min(passes, budget.tokens_per_batch // batch.input_ids_BT.numel()))
-        rows = rows if family.shares_forward else 1
-        forward, hidden_PND = _timed(lambda: loop.hidden(batch, range(rows)), model)
-        label_N = targets(batch).label_N.to(hidden_PND.device)
-        size = min(len(label_N), loop.slice_size(passes))
-        if size == 0:
-            return Calibration(forward / (rows * batch.input_ids_BT.numel()), 0.0, drawn)
-        hidden_KMD = hidden_PND[:1, :size].expand(passes, -1, -1).contiguous()
-        read, _ = _timed(lambda: loop.read(hidden_PND[0, :size], hidden_KMD, label_N[:size]), model)
-    return Calibration(forward / (rows * batch.input_ids_BT.numel()), read / size, drawn)
-
-
-def _seconds_to_draw(members: Members, batch: Batch) -> float:
-    started = time.perf_counter()
-    with members.draw(member_rows(batch, (0,))):
-        return time.perf_counter() - started
-
-
-def _timed(work: Callable[[], Any], model: Any) -> tuple[float, Any]:
-    """The shorter of two runs, so that the cost of a first run is not counted."""
-    best, result = float("inf"), None
-    for _ in range(2):
-        started = time.perf_counter()
-        result = work()
-        if model.device.type == "cuda":
-            torch.cuda.synchronize(model.device)
-        best = min(best, time.perf_counter() - started)
-    return best, result
-
-
-class _Loop:
+class Loop:
     """The state of one run of the loop: the model, its members, and a budget that may shrink."""
 
     def __init__(
@@ -267,6 +213,7 @@ class _Loop:
 
     @torch.inference_mode()
     def score(self, batch: Batch, ends: Sequence[int], target: TargetError | None) -> TokenScores:
+        """All measures of a batch whose members share its forward passes."""
         off_ND = self.hidden(batch, OFF)[0]
         if target is not None:
             values, passes_N = score_in_rounds(self, batch, off_ND, ends, target)

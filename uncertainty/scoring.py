@@ -6,14 +6,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import platform
-import resource
-import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,20 +16,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import torch
 
 from uncertainty.budget import Budget, predicted_peak, windows
+from uncertainty.calibration import Calibration, calibrate
 from uncertainty.data.batches import collate, plan_batches
 from uncertainty.data.render import Example
-from uncertainty.engine import Calibration, StochasticFamily, calibrate, look_ends, score
+from uncertainty.engine import StochasticFamily, look_ends, score
 from uncertainty.errors import InputError
 from uncertainty.family_choice import family_of
 from uncertainty.loading import load_model
-from uncertainty.measure_columns import columns_of, parse_measures
+from uncertainty.measure_columns import parse_measures
 from uncertainty.model import LoadedModel, vocabulary_size
 from uncertainty.preflight import check_family, probe_batch
 from uncertainty.prepare import Prepared, example_text, prepare
-from uncertainty.provenance import git_state, package_versions
+from uncertainty.run_card import deciding, description, identified_by_weights, timings
 from uncertainty.run_folder import RunFolder
 from uncertainty.run_info import RunInfo
 from uncertainty.score_schema import kept_types
@@ -43,7 +38,6 @@ from uncertainty.scores import TokenScores, read_examples, read_scores
 from uncertainty.settings import ScoreSettings, check_settings
 
 BYTES_PER_TOKEN = 45  # of the token table on disk, measured on the demo and on GSM8K runs
-PACKAGES = ("token-uncertainty", "torch", "transformers", "tokenizers", "numpy", "pyarrow")
 
 
 @dataclass(frozen=True)
@@ -187,7 +181,7 @@ def score_dataset(
         InputError: anything the caller gave that cannot be used.
         TypeError: a setting that does not exist.
     """
-    given = _with_weights(model) if isinstance(model, LoadedModel) else None
+    given = identified_by_weights(model) if isinstance(model, LoadedModel) else None
     name = given.record["name"] if given is not None else model
     resolved = ScoreSettings(model=str(name), dataset=str(dataset), **settings)
     if out is None and not resolved.is_demo:
@@ -229,7 +223,7 @@ def open_job(prepared: Prepared, loaded: LoadedModel | None = None, *, command: 
     probe = probe_batch(loaded.model, prepared.examples)
     report = check_family(loaded.model, probe, family, seed=settings.seed)
     calibration = calibrate(loaded.model, probe, family, passes=settings.passes, seed=settings.seed, budget=budget)
-    info = RunInfo(_deciding(prepared, loaded, report, budget, ends), _record(prepared, loaded, command))
+    info = RunInfo(deciding(prepared, loaded, report, budget, ends), description(prepared, loaded, command))
     return Job(prepared, loaded, family, report, budget, calibration, kept, info, ends)
 
 
@@ -261,8 +255,9 @@ def run_job(
                     seconds = time.monotonic() - started
                     on_progress(Progress(done[0], len(job.prepared.examples), resumed, done[1], seconds))
             _commit(job, folder, k, shards[k], blocks)
-        timings = _timings(job, time.monotonic() - started, done[1]) if missing else {}
-        finished = folder.finish(skipped=job.prepared.skipped, timings=timings)
+        seconds = time.monotonic() - started
+        took = timings(job.loaded.model, job.budget, seconds, done[1], job.estimate()) if missing else {}
+        finished = folder.finish(skipped=job.prepared.skipped, timings=took)
     return ScoredRun(Path(out), finished)
 
 
@@ -330,78 +325,3 @@ def _no_uncertainty(job: Job, blocks: list[TokenScores]) -> bool:
 
 def _shape(group: list[Example]) -> tuple[int, int, int]:
     return len(group), max(len(e.input_ids) for e in group), sum(sum(e.completion) for e in group)
-
-
-def _deciding(
-    prepared: Prepared, loaded: LoadedModel, report: dict[str, Any], budget: Budget, ends: Sequence[int]
-) -> dict[str, Any]:
-    """The settings that decide the numbers; a folder is resumed only where all of them agree."""
-    settings, source, model = prepared.settings, prepared.source, loaded.record
-    # Masks of the stock kernels depend on which rows share a forward, keyed ones do not.
-    plan = {} if settings.rng == "keyed" else {"tokens_per_batch": budget.tokens_per_batch}
-    # Named only where it is set: a run from before there was a target goes on under its old fingerprint.
-    target = {} if settings.target is None else {"target_se": settings.target.record() | {"looks": ends}}
-    names = ("id_column", "limit", "keep_columns", "passes", "seed", "vocabulary", "shard_examples")
-    ways = (("weights_sha256",), ("files",), ("name", "revision"))
-    identity = {name: model[name] for name in next(way for way in ways if way[0] in model)}
-    return {
-        "model": {
-            **identity,
-            **{name: model[name] for name in ("architecture", "parameters", "dtype", "attention")},
-            "device": model["device"].split(":")[0],
-        },
-        "data": {
-            **({"files": source.files} if source.files else {"name": source.origin, "revision": source.revision}),
-            "split": settings.split,
-            "format": source.format,
-            "template": {"name": prepared.template.name, "sha256": prepared.template.sha256},
-            "max_length": prepared.max_length,
-            "sample_by": settings.sample_by,
-        },
-        **{name: getattr(settings, name) for name in names},
-        "measures": list(columns_of(parse_measures(settings.measures))),
-        **plan,
-        **target,
-        "family": report,
-        "versions": package_versions(PACKAGES),
-    }
-
-
-def _with_weights(loaded: LoadedModel) -> LoadedModel:
-    """The caller's own model, identified by what is in memory: its name and files say nothing of later training."""
-    digest = hashlib.sha256()
-    for name, tensor in loaded.model.state_dict().items():
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return replace(loaded, record={**loaded.record, "weights_sha256": digest.hexdigest()})
-
-
-def _record(prepared: Prepared, loaded: LoadedModel, command: Sequence[str] | None) -> dict[str, Any]:
-    """What describes the run without deciding its numbers; the same at every resume on one machine."""
-    return {
-        "model": loaded.record,
-        "dataset": {"origin": prepared.source.origin, "kind": prepared.source.kind, "columns": prepared.source.columns},
-        "template": asdict(prepared.template),
-        "skipped": dict(Counter(skip["reason"] for skip in prepared.skipped)),
-        "resolved": asdict(prepared.settings),
-        "command": None if command is None else list(command),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "git": git_state(),
-    }
-
-
-def _timings(job: Job, seconds: float, tokens: int) -> dict[str, Any]:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes there, kibibytes here
-    cuda = job.loaded.model.device.type == "cuda"
-    return {
-        "seconds": seconds,
-        "tokens_per_second": tokens / seconds if seconds else 0.0,
-        "peak_resident_bytes": usage.ru_maxrss * scale,
-        "peak_gpu_bytes": torch.cuda.max_memory_allocated() if cuda else None,
-        "tokens_per_batch": job.budget.tokens_per_batch,
-        "threads": torch.get_num_threads(),
-        "host": platform.node(),
-        "estimate": job.estimate(),
-    }

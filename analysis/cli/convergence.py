@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from uncertainty.cli.console import about_data, duration, interrupt, progress_meter, quiet_libraries
 from uncertainty.cli.options import command, option, positional, same_option
-from uncertainty.cli.score import ScoreOptions, about_data, duration, interrupt, progress_meter, quiet_libraries
+from uncertainty.cli.score import ScoreOptions
 from uncertainty.errors import InputError
 from uncertainty.settings import ScoreSettings
 

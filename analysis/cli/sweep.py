@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from uncertainty.cli.console import about_data, duration, interrupt, progress_meter, quiet_libraries
 from uncertainty.cli.options import command, option, same_option
-from uncertainty.cli.score import ScoreOptions, about_data, duration, interrupt, progress_meter, quiet_libraries
+from uncertainty.cli.score import ScoreOptions
 from uncertainty.errors import InputError
 
 if TYPE_CHECKING:  # torch, pandas and matplotlib are imported when they are needed: --help must stay quick

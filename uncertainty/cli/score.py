@@ -6,13 +6,13 @@ import re
 import shlex
 import signal
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from uncertainty.cli.console import about_data, duration, interrupt, progress_meter, quiet_libraries, say, size_text
 from uncertainty.cli.options import command, option
 from uncertainty.errors import InputError
 from uncertainty.settings import FAMILY_NAMES
@@ -20,7 +20,7 @@ from uncertainty.settings import ScoreSettings as Defaults
 
 if TYPE_CHECKING:  # torch and transformers are imported when they are needed: --help must stay quick
     from uncertainty.prepare import Prepared
-    from uncertainty.scoring import Job, Progress, ScoredRun
+    from uncertainty.scoring import Job, ScoredRun
 
 PROG = "unc-score"
 DESCRIPTION = """Score every completion token of a data set: loss and entropy of a deterministic pass, and total,
@@ -209,7 +209,7 @@ def run(options: ScoreOptions, arguments: Sequence[str]) -> int:
     try:
         return _run(options, arguments)
     except KeyboardInterrupt:
-        _say("interrupted before scoring began. The same command starts again.")
+        say("interrupted before scoring began. The same command starts again.")
         return 130
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -226,7 +226,7 @@ def _run(options: ScoreOptions, arguments: Sequence[str]) -> int:
     from uncertainty.prepare import go_offline, prepare
 
     if notice := go_offline(settings):
-        _say(f"note: {notice}")
+        say(f"note: {notice}")
     quiet_libraries()
     from uncertainty.family_choice import family_of
     from uncertainty.scoring import open_job
@@ -234,13 +234,13 @@ def _run(options: ScoreOptions, arguments: Sequence[str]) -> int:
     family_of(settings)
     prepared = prepare(settings)
     for line in about_data(prepared):
-        _say(line)
+        say(line)
     if options.show:
         _show(prepared, options.show)
         return 0
-    _say("first example, completion marked:", *_first_example(prepared))
+    say("first example, completion marked:", *_first_example(prepared))
     job = open_job(prepared, command=[PROG, *arguments])
-    _say(*_about_job(job, options.folder()))
+    say(*_about_job(job, options.folder()))
     return _score(job, options)
 
 
@@ -254,61 +254,16 @@ def _score(job: Job, options: ScoreOptions) -> int:
     except KeyboardInterrupt:
         meter.close()
         again = "The same command without --overwrite" if options.overwrite else "The same command"
-        _say(f"interrupted; finished shards are safe in {folder}. {again} goes on from there.")
+        say(f"interrupted; finished shards are safe in {folder}. {again} goes on from there.")
         return 130
     finally:
         meter.close()
     if not meter.called:
-        _say("all of it was scored before: nothing was left to do")
+        say("all of it was scored before: nothing was left to do")
     for change in finished.info.timings.get("record_changes", []):
-        _say(f"note: a part of this run was made under other circumstances: {change}")
+        say(f"note: a part of this run was made under other circumstances: {change}")
     print(_summary(finished, job.prepared.settings))
     return 0
-
-
-def interrupt(signum: int, frame: Any) -> None:
-    """Take SIGTERM for Ctrl-C: finish nothing, leave the run folder ready to resume."""
-    raise KeyboardInterrupt
-
-
-def _say(*lines: str) -> None:
-    """Notices go to stderr; results to stdout."""
-    for line in lines:
-        print(line, file=sys.stderr)
-
-
-def quiet_libraries() -> None:
-    """One progress bar is enough: ours."""
-    import logging
-
-    import transformers
-    from huggingface_hub.utils import disable_progress_bars
-
-    # It is imported with peft wherever it is installed, and asks for a package with a kernel that is not used here.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    disable_progress_bars()
-
-
-def about_data(prepared: Prepared) -> list[str]:
-    """What was read and rendered, and what was skipped, one line each."""
-    source = prepared.source
-    how = "as asked" if prepared.settings.format else f"from the columns {', '.join(source.columns)}"
-    return [
-        f"data: {source.origin} ({source.kind}), {len(source.rows):,} rows, format {source.format} ({how})",
-        f"template: {prepared.template.name} ({prepared.template.kind}); {len(prepared.examples):,} examples, "
-        f"{prepared.completion_tokens:,} completion tokens, at most {prepared.max_length:,} tokens each",
-        *(f"note: {notice}" for notice in prepared.notices),
-        *_about_skipped(prepared),
-    ]
-
-
-def _about_skipped(prepared: Prepared) -> list[str]:
-    if not prepared.skipped:
-        return []
-    first = prepared.skipped[0]
-    return [f"skipped: {len(prepared.skipped):,} rows (first: {first['where']}: {first['reason']}, {first['detail']})"]
 
 
 def _show(prepared: Prepared, count: int) -> None:
@@ -356,8 +311,8 @@ def _about_job(job: Job, folder: Path) -> list[str]:
         f"{job.budget.tokens_per_batch:,} tokens per forward"
     )
     lines.append(
-        f"estimate: {at_most}{duration(expected['seconds'])}, {_size(expected['peak_bytes'])} of memory beside the "
-        f"libraries, {_size(expected['disk_bytes'])} on disk in {folder}"
+        f"estimate: {at_most}{duration(expected['seconds'])}, {size_text(expected['peak_bytes'])} of memory beside the "
+        f"libraries, {size_text(expected['disk_bytes'])} on disk in {folder}"
     )
     return lines
 
@@ -386,7 +341,7 @@ def _summary(finished: ScoredRun, settings: Defaults) -> str:
     if timings.get("tokens_per_second"):
         lines.append(
             f"took {duration(timings['seconds'])} ({timings['tokens_per_second']:,.0f} completion tokens/s with all "
-            f"their passes), peak memory {_size(timings['peak_resident_bytes'])}"
+            f"their passes), peak memory {size_text(timings['peak_resident_bytes'])}"
         )
     lines += [
         f"tokens:   {finished.path}/tokens/*.parquet",
@@ -395,63 +350,6 @@ def _summary(finished: ScoredRun, settings: Defaults) -> str:
         f"next:     unc-heatmap {path} --top epistemic --format terminal",
     ]
     return "\n".join(lines)
-
-
-class _Meter:
-    """Shows progress: a bar on a terminal, a plain line every half minute elsewhere."""
-
-    def __init__(self, show: Callable[[Progress, str], None], close: Callable[[], None]) -> None:
-        self.show, self.close = show, close
-        self.called = False
-
-    def __call__(self, progress: Progress) -> None:
-        self.called = True
-        self.show(progress, f"{progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s")
-
-
-def progress_meter(job: Job) -> _Meter:
-    """What shows the progress of ``run_job``: call it with each ``Progress``, and ``close`` it at the end."""
-    if not sys.stderr.isatty():
-        last = [time.monotonic()]
-
-        def plain(progress: Progress, speed: str) -> None:
-            now = time.monotonic()
-            if now - last[0] >= 30:
-                last[0] = now
-                done = progress.resumed_examples + progress.examples
-                left = progress.seconds * (progress.examples_total - done) / max(1, progress.examples)
-                _say(f"{done:,} of {progress.examples_total:,} examples, {speed}, {duration(left)} left")
-
-        return _Meter(plain, lambda: None)
-    from tqdm import tqdm
-
-    most = "" if job.prepared.settings.target is None else "at most "
-    bar = tqdm(total=len(job.prepared.examples), unit="example", file=sys.stderr, dynamic_ncols=True)
-
-    def draw(progress: Progress, speed: str) -> None:
-        bar.initial = progress.resumed_examples
-        bar.set_postfix_str(f"{speed} x {most}{job.prepared.settings.passes} passes", refresh=False)
-        bar.update(progress.resumed_examples + progress.examples - bar.n)
-
-    return _Meter(draw, bar.close)
-
-
-def duration(seconds: float) -> str:
-    """A time as a person says it."""
-    if seconds < 1:
-        return "under 1 s"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
-
-
-def _size(size: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
 
 
 if __name__ == "__main__":

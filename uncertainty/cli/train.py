@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from uncertainty.cli.console import about_data, duration, interrupt, quiet_libraries
 from uncertainty.cli.options import command, option, same_option
-from uncertainty.cli.score import ScoreOptions, about_data, duration, interrupt, quiet_libraries
+from uncertainty.cli.score import ScoreOptions
 from uncertainty.selection_rules import KEEPS, LEVELS, SCOPES, SIGNALS
 from uncertainty.training.settings import DEMO, OBJECTIVE_NAMES, PRECISIONS, SCHEDULES, TAILS, TUNINGS
 from uncertainty.training.settings import TrainSettings as Defaults

@@ -45,6 +45,7 @@ from uncertainty.training.folder import TrainFolder, read_evaluations, refuse_fo
 from uncertainty.training.inputs import Inputs, info_of, read_inputs
 from uncertainty.training.processes import on_main, smallest
 from uncertainty.training.reference import measures_kl, needs_reference, open_reference, refuse_void
+from uncertainty.training.result import put_result
 from uncertainty.training.settings import DEMO, TrainSettings, check_train_settings
 from uncertainty.training.setup import (
     arguments_of,
@@ -58,7 +59,7 @@ from uncertainty.training.setup import (
     total_steps,
     weights_dtype,
 )
-from uncertainty.training.sharding import check_launch, check_reached, own_part
+from uncertainty.training.sharding import check_launch, check_reached
 from uncertainty.training.step import Recipe
 from uncertainty.training.windows import Collator, Windows, score_column
 
@@ -183,7 +184,7 @@ def _train(
             folder.abandon()
             raise
         _run(trainer, settings, folder, state, say)
-        totals = _put_result(trainer, settings, folder, state) | {"checks": checks}
+        totals = put_result(trainer, settings, folder, state) | {"checks": checks}
         timings = {"seconds": time.monotonic() - started, "threads": torch.get_num_threads(), "host": platform.node()}
         return TrainedRun(out, on_main(state, lambda: folder.finish(totals, timings)))
 
@@ -335,43 +336,6 @@ def _run(trainer: TokenTrainer, settings: TrainSettings, folder: TrainFolder, st
     trainer.train(resume_from_checkpoint=str(found.path) if found.path else None)
     if trainer.held_out and (settings.eval_every or 1) > 1 and trainer.last_evaluated != trainer.state.global_step:
         trainer.evaluate()
-
-
-def _put_result(
-    trainer: TokenTrainer, settings: TrainSettings, folder: TrainFolder, state: PartialState
-) -> dict[str, Any]:
-    """Save the trained adapter or model under its final name.
-
-    Raises:
-        InputError: it is not finite: the last step went wrong, after its loss was looked at.
-    """
-    model: Any = trainer.model
-    trained = [own_part(weight) for weight in model.parameters() if weight.requires_grad]
-    if not smallest(state, int(all(bool(torch.isfinite(weight).all()) for weight in trained))):
-        raise InputError("the trained weights are not finite; train again with a lower --learning-rate")
-    name = "model" if settings.tuning == "full" else "adapter"
-    staged = folder.path / ".tmp" / name
-    if state.is_main_process:
-        folder.staging(name)
-    state.wait_for_everyone()
-    trainer.save_model(str(staged))
-    state.wait_for_everyone()
-
-    def put() -> None:
-        (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle, with paths of this machine
-        if name == "adapter":
-            (staged / "README.md").unlink(missing_ok=True)  # peft's form, of which nothing is filled in
-        folder.put(name, staged)
-
-    on_main(state, put)
-    evaluated = [row for row in trainer.state.log_history if any(key.startswith("eval_") for key in row)]
-    return {
-        "result": name,
-        "steps": trainer.state.global_step,
-        "examples": len(trainer.examples),
-        "final": {k: v for k, v in evaluated[-1].items() if k.startswith("eval_")} if evaluated else {},
-        "reference": None if trainer.recipe.reference is None else trainer.recipe.reference.record,
-    }
 
 
 def _load(settings: TrainSettings, prepared: Prepared, dtype: str, device: torch.device) -> LoadedModel:
