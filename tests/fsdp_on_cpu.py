@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from accelerate import PartialState
 from accelerate.state import AcceleratorState, DistributedType
@@ -51,10 +51,11 @@ def die_at(step: int) -> None:
     checkpoints.commit = commit
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> NoReturn:
     go_on_to_fsdp()
     if "KILLED_AT" in os.environ:
         die_at(int(os.environ["KILLED_AT"]))
+    from uncertainty.cli.train import leave
     from uncertainty.cli.train import main as train
 
     runs: list[list[str]] = [[]]
@@ -63,8 +64,8 @@ def main(arguments: list[str]) -> int:
             runs.append([])
         else:
             runs[-1].append(argument)
-    return max(train(run) for run in runs)
+    leave(max(train(run) for run in runs))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

@@ -217,3 +217,21 @@ def test_a_terminal_gets_a_bar_and_a_file_gets_lines(request_of, unc_train, monk
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     done = unc_train(*request, "--overwrite")
     assert re.search(r"2/2 \[", done.err.replace("\r", "\n"))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_program_ends_with_its_exit_code_however_many_processes_there_are(processes, tmp_path):
+    code = (
+        "import atexit, sys\n"
+        "from uncertainty.cli.train import main\n"
+        "atexit.register(print, 'said at the end')\n"
+        "sys.argv = ['unc-train', '--fraction', '3']\n"
+        "sys.exit(main())\n"
+    )
+    environment = os.environ | {"WORLD_SIZE": str(processes)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120, env=environment
+    )
+    assert done.returncode == 2
+    assert done.stdout == "said at the end\n"
+    assert "fraction" in done.stderr

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from uncertainty.cli.console import about_data, duration, interrupt, quiet_libraries
 from uncertainty.cli.options import command, option, same_option
@@ -228,10 +228,29 @@ class TrainOptions:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run ``unc-train``; returns its exit code."""
+    """Run ``unc-train``; returns its exit code, unless it is one of several processes of its own, which it ends."""
     arguments = sys.argv[1:] if argv is None else argv
     body = partial(run, arguments=arguments)
-    return command(body, TrainOptions, arguments, prog=PROG, description=DESCRIPTION, epilog=EPILOG)
+    code = command(body, TrainOptions, arguments, prog=PROG, description=DESCRIPTION, epilog=EPILOG)
+    if argv is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        leave(code)
+    return code
+
+
+def leave(code: int) -> NoReturn:
+    """End a process that is one of several, without the interpreter's own teardown.
+
+    There the threads of their exchange are now and then aborted when all work is done (gloo: "terminate called without
+    an active exception").
+    """
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def run(options: TrainOptions, arguments: Sequence[str]) -> int:
@@ -265,8 +284,6 @@ def _run(options: TrainOptions, arguments: Sequence[str]) -> int:
     from uncertainty.training.run import check_recipe, run_training
 
     check_recipe(settings)
-    if "RANK" in os.environ:
-        atexit.register(_take_leave)
     prepared = prepare(settings.data_settings)
     for line in about_data(prepared):
         _say(line)
@@ -288,14 +305,6 @@ def _run(options: TrainOptions, arguments: Sequence[str]) -> int:
 def _is_first() -> bool:
     """Whether this is the process that speaks, where a launcher started several."""
     return int(os.environ.get("RANK", "0")) == 0
-
-
-def _take_leave() -> None:
-    """End the exchange with other processes: a process that ends in the middle of it is now and then aborted."""
-    import torch
-
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 def _say(*lines: str) -> None:
