@@ -215,7 +215,8 @@ class TokenTrainer(StepHooks, transformers.Trainer):
         """As the parent, which under FSDP saves no adapter or model unless checkpoints too hold whole weights."""
         if self.is_fsdp_enabled and not _internal_call:
             weights = gathered(self.model, trained_alone=hasattr(self.model, "peft_config"))
-            self._save(output_dir, weights)
+            if self.args.should_save:  # in other processes there is nothing, which transformers 5.17 would save too
+                self._save(output_dir, weights)
         else:
             super().save_model(output_dir, _internal_call)
 
