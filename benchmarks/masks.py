@@ -36,7 +36,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from uncertainty import measures
+from uncertainty import measures, pass_groups
 from uncertainty.data.batches import collate, predictors, targets
 from uncertainty.data.render import Example
 from uncertainty.engine import inputs_of, member_rows
@@ -274,7 +274,7 @@ def mask_cost(rounds: int = 15) -> dict[str, float]:
     device, ids = torch.device("cpu"), list(range(rows))
     kinds: dict[str, keyed.RowKeys] = {
         "iid": keyed.row_keys(0, ids, [0] * rows, device),
-        "balanced": balanced.row_keys(0, ids, [0] * rows, balanced.group_sizes(PASSES, 0.1), device),
+        "balanced": balanced.row_keys(0, ids, [0] * rows, pass_groups.group_sizes(PASSES, 0.1), device),
     }
     weights = torch.ones(rows, heads, queries, length)
     seconds: dict[str, list[float]] = {name: [] for name in (*kinds, "F.dropout")}

@@ -48,7 +48,9 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "uncertainty.families.*", "uncertainty.adapters", "uncertainty.head", "uncertainty.loading",
         "uncertainty.model",
     ),
-    "uncertainty.family_choice": ("uncertainty.families.*", "uncertainty.engine", "uncertainty.settings"),
+    "uncertainty.family_choice": (
+        "uncertainty.families.*", "uncertainty.engine", "uncertainty.settings", "uncertainty.pass_groups",
+    ),
     "uncertainty.data.*": ("uncertainty.data.*",),
     "uncertainty.demo.*": ("uncertainty.demo.*",),
     # the score table and its folder on disk

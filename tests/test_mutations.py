@@ -16,7 +16,7 @@ import torch
 from conftest import TINY
 from scipy import special
 
-from uncertainty import divergence_measures, engine, estimators, measures, member_sweep, member_terms
+from uncertainty import divergence_measures, engine, estimators, measures, member_sweep, member_terms, pass_groups
 from uncertainty.data.batches import collate
 from uncertainty.data.render import Example
 from uncertainty.engine import Rows, score
@@ -229,7 +229,7 @@ BUGS: dict[str, tuple[str, object, str, Callable[[Original], Original]]] = {
     "every run has the same seed": ("draws", keyed, "row_keys", _same_seed),
     "every pass drawn twice": ("draws", keyed, "row_keys", _same_pass),
     "half the rate": ("drop_rate", keyed, "threshold", _half_rate),
-    "what stays is not scaled": ("drop_rate", keyed, "exact_rate", _no_rescale),
+    "what stays is not scaled": ("drop_rate", pass_groups, "exact_rate", _no_rescale),
 }  # fmt: skip
 
 

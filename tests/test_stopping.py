@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from uncertainty import pass_groups
 from uncertainty.errors import InputError
-from uncertainty.families import balanced
 from uncertainty.stopping import GROWTH, LEAST, TargetError, is_enough, parse_target, round_ends
 
 
@@ -68,7 +68,7 @@ def test_looks_are_few_begin_late_and_end_with_the_last_pass(passes):
 
 @given(st.integers(1, 1000), st.sampled_from([0.01, 0.05, 0.1, 0.3, 0.5]))
 def test_passes_drawn_together_stay_together(passes, rate):
-    sizes = balanced.group_sizes(passes, rate, balanced.most_groups(passes, rate))
+    sizes = pass_groups.group_sizes(passes, rate, pass_groups.most_groups(passes, rate))
     edges = np.cumsum(sizes).tolist()
     ends = round_ends(passes, sizes)
     assert set(ends) <= set(edges)
@@ -77,5 +77,5 @@ def test_passes_drawn_together_stay_together(passes, rate):
 
 
 def test_the_smallest_groups_that_cost_nothing_are_taken():
-    assert [balanced.most_groups(k, 0.1) for k in (1000, 100, 20, 15)] == [100, 10, 2, 1]
-    assert balanced.group_sizes(300, 0.05, balanced.most_groups(300, 0.05)) == [20] * 15
+    assert [pass_groups.most_groups(k, 0.1) for k in (1000, 100, 20, 15)] == [100, 10, 2, 1]
+    assert pass_groups.group_sizes(300, 0.05, pass_groups.most_groups(300, 0.05)) == [20] * 15

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
+from uncertainty import pass_groups
 from uncertainty.engine import StochasticFamily
 from uncertainty.errors import InputError
-from uncertainty.families import balanced
 from uncertainty.families.adapter_ensemble import AdapterEnsemble, adapter_members
 from uncertainty.families.checkpoint_ensemble import CheckpointEnsemble, check_tokenizers, checkpoint_members
 from uncertainty.families.dropout import McDropout
@@ -76,7 +76,7 @@ def _dropout(settings: ScoreSettings, tokenizer: Any) -> McDropout:
     parse_kinds(settings.sites)
     # Whole groups are drawn, so with a target they are as small as they may be.
     small = settings.target is not None and settings.masks == "balanced"
-    groups = balanced.most_groups(settings.passes, settings.rate) if small else None
+    groups = pass_groups.most_groups(settings.passes, settings.rate) if small else None
     return McDropout(settings.rate, settings.sites, settings.rng, settings.masks, groups)  # type: ignore[arg-type]
 
 

@@ -215,25 +215,25 @@ def _sweep(
     parts: list[TokenLosses] = []
     gradients: list[list[Tensor]] = []
     guesses: list[Tensor] = []
-    hidden_ND = hidden_ND.detach()
+    hidden_ND, known_N = hidden_ND.detach(), selected_N
     with torch.autocast(hidden_ND.device.type, enabled=False):
         for chunk in chunks(hidden_ND, job, with_gradients=True):
             parts.append(chunk.values)
             blocks = [chunk.nll_CV] if chunk.rest_CV is None else [chunk.nll_CV, chunk.rest_CV]
-            known_N = selected_N if choose is None else choose(join(parts))
+            if choose is not None:
+                known_N = choose(join(parts))  # the last of these is of all tokens
             if chunk.rest_CV is not None and known_N is not None:
                 guesses.append(known_N[chunk.rows])
                 place_M = guesses[-1].nonzero()[:, 0]
                 blocks = [chunk.rest_CV.index_copy_(0, place_M, chunk.nll_CV[place_M])]
             gradients.append([project_back(block, job.head.weight_VD).mul_(chunk.slope) for block in blocks])
     values, vectors = join(parts), [torch.cat(column) for column in zip(*gradients, strict=True)]
-    if choose is None:
+    if choose is None or known_N is None:
         return values, vectors
-    chosen_N = choose(values)
-    if guesses and len(wrong_M := (chosen_N != torch.cat(guesses)).nonzero()[:, 0]):
-        _, (mended_MD,) = _sweep(hidden_ND[wrong_M], job.only(wrong_M), chosen_N[wrong_M], None)
+    if guesses and len(wrong_M := (known_N != torch.cat(guesses)).nonzero()[:, 0]):
+        _, (mended_MD,) = _sweep(hidden_ND[wrong_M], job.only(wrong_M), known_N[wrong_M], None)
         vectors[0].index_copy_(0, wrong_M, mended_MD)
-    return values._replace(selected_N=chosen_N), vectors
+    return values._replace(selected_N=known_N), vectors
 
 
 def _backward_with_head(

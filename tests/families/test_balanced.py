@@ -8,6 +8,7 @@ import torch
 from scipy import stats
 from splitmix import splitmix64
 
+from uncertainty import pass_groups
 from uncertainty.families import balanced, keyed
 
 CPU = torch.device("cpu")
@@ -17,7 +18,7 @@ RATES = (0.01, 0.05, 0.1, 0.3, 0.5, 0.93)
 
 def keys(total, seed=0, example=1, passes=None, site=7, groups=1):
     passes = range(total) if passes is None else passes
-    sizes = balanced.group_sizes(total, 0.1, groups)
+    sizes = pass_groups.group_sizes(total, 0.1, groups)
     return balanced.row_keys(seed, [example] * len(passes), list(passes), sizes, CPU).at_site(site)
 
 
@@ -30,7 +31,7 @@ def dropped(total, rate, units=2000, **key):
 @pytest.mark.parametrize("total", [*COUNTS, 1000])
 def test_every_unit_is_dropped_in_rate_times_k_passes_up_to_rounding(total, rate):
     count_N = dropped(total, rate, units=400 if total == 1000 else 2000).sum(0)
-    expected = keyed.exact_rate(rate) * total
+    expected = pass_groups.exact_rate(rate) * total
     assert count_N.min() >= np.floor(expected)
     assert count_N.max() <= np.ceil(expected)
     # Where rate * K is no whole number some units have one more, as many as make the mean exact.
@@ -42,7 +43,7 @@ def test_every_unit_is_dropped_in_rate_times_k_passes_up_to_rounding(total, rate
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.3])
 def test_every_single_pass_drops_at_exactly_the_rate(total, rate):
     share_K = dropped(total, rate, units=40_000).double().mean(1)
-    expected = keyed.exact_rate(rate)
+    expected = pass_groups.exact_rate(rate)
     assert float((share_K - expected).abs().max()) < 4.5 * (expected * (1 - expected) / 40_000) ** 0.5
 
 
@@ -64,7 +65,7 @@ def test_any_two_passes_are_as_independent_as_a_fixed_sum_allows(total, rate):
 
 def test_a_rotation_alone_would_fail_the_test_of_pairs(monkeypatch):
     """Neighbouring passes would be dropped together nine times in ten: what the random order is for."""
-    step_S = torch.arange(20) * keyed.RESOLUTION // 20
+    step_S = torch.arange(20) * pass_groups.RESOLUTION // 20
     signed_S = torch.where(step_S >= 32768, step_S - 65536, step_S).to(torch.int16)
     words_SW = signed_S[:, None].expand(-1, 4).contiguous().view(torch.int64).expand(-1, balanced.WORDS).contiguous()
     monkeypatch.setattr(balanced, "step_table", lambda size: words_SW)
@@ -75,7 +76,7 @@ def test_a_rotation_alone_would_fail_the_test_of_pairs(monkeypatch):
 def test_neighbouring_units_are_independent_within_a_pass_and_across_passes():
     """Lanes of one draw, next draws, next positions: in one pass, and in two different ones."""
     drop = ~keyed.keep_features(keys(20), 64, 512, 0.3)
-    x_KTD = drop.double() - keyed.exact_rate(0.3)
+    x_KTD = drop.double() - pass_groups.exact_rate(0.3)
     variance = 0.3 * 0.7
     for shift, dim in [(1, 2), (2, 2), (3, 2), (4, 2), (1, 1)]:
         moved_KTD = torch.roll(x_KTD, shift, dim)
@@ -120,7 +121,7 @@ def test_the_mask_is_the_documented_function_of_key_place_and_pass():
         index = (draw * (balanced._SPREAD % 2**64) % 2**64) >> 54
         step = (int(table[k, index]) >> (16 * (n % 4))) & 0xFFFF
         number = ((draw >> (16 * (n % 4))) + step + 32768) & 0xFFFF  # signed order: the lowest number is -32768
-        assert bool(drop_KN[k, n]) == (number < keyed.threshold(0.3))
+        assert bool(drop_KN[k, n]) == (number < pass_groups.threshold(0.3))
 
 
 @pytest.mark.parametrize("groups", [1, 3])
@@ -166,7 +167,7 @@ def test_groups_are_balanced_each_and_independent_of_each_other():
     assert torch.isin(drop_GKN.sum(1), torch.tensor([3, 4])).all()  # the rate is 0.300003
     assert float((drop_GKN.sum(1) == 3).double().mean()) > 0.999
     across_KK = drop_GKN[0].double() @ drop_GKN[1].double().T
-    both = keyed.exact_rate(0.3) ** 2
+    both = pass_groups.exact_rate(0.3) ** 2
     z_KK = (across_KK - both * 20_000) / (both * (1 - both) * 20_000) ** 0.5
     assert float(z_KK.abs().max()) < 4.5
 
@@ -175,11 +176,11 @@ def test_groups_are_balanced_each_and_independent_of_each_other():
 @pytest.mark.parametrize("groups", [None, 1, 2, 5, 10])
 @pytest.mark.parametrize("rate", [0.0, 0.01, 0.1, 0.33])
 def test_groups_share_the_passes_evenly(passes, groups, rate):
-    sizes = balanced.group_sizes(passes, rate, groups)
+    sizes = pass_groups.group_sizes(passes, rate, groups)
     assert sum(sizes) == passes
     assert max(sizes) - min(sizes) <= 1
-    assert max(sizes) <= balanced.MAX_GROUP
-    if groups is not None and passes <= balanced.MAX_GROUP:
+    assert max(sizes) <= pass_groups.MAX_GROUP
+    if groups is not None and passes <= pass_groups.MAX_GROUP:
         assert len(sizes) == min(groups, passes)
 
 
@@ -188,7 +189,7 @@ def test_groups_share_the_passes_evenly(passes, groups, rate):
     [(100, 0.1, 10), (100, 0.05, 5), (100, 0.3, 10), (100, 0.15, 5), (50, 0.1, 5), (20, 0.1, 1), (100, 0.01, 1)],
 )
 def test_there_are_as_many_groups_as_cost_no_accuracy(passes, rate, groups):
-    sizes = balanced.group_sizes(passes, rate)
+    sizes = pass_groups.group_sizes(passes, rate)
     assert len(sizes) == groups
     count_N = dropped(passes, rate, groups=groups).sum(0).double()
     assert float(count_N.var()) <= 0.06 * passes * rate * (1 - rate)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from conftest import TINY
 
+from uncertainty import pass_groups
 from uncertainty.engine import Rows
 from uncertainty.errors import InputError
-from uncertainty.families import keyed
 from uncertainty.families.dropout import McDropout
 from uncertainty.families.keyed_attention import BLOCKS
 from uncertainty.families.sites import KINDS
@@ -238,7 +238,7 @@ def test_the_report_says_native_and_injected_sites_and_their_rates(tiny_model):
         "kind": "attention",
         "origin": "native",
         "native_rate": 0.0,
-        "rate": keyed.exact_rate(0.1),
+        "rate": pass_groups.exact_rate(0.1),
     }
     assert residual["origin"] == "injected"
     assert residual["native_rate"] is None

@@ -6,6 +6,7 @@ import torch
 from scipy import stats
 from splitmix import splitmix64
 
+from uncertainty import pass_groups
 from uncertainty.families import keyed
 
 CPU = torch.device("cpu")
@@ -25,7 +26,7 @@ def test_the_mask_is_the_documented_function_of_key_and_place():
                 draw = splitmix64((head << 40) | (query << 20) | (key // 4), first, second)
                 lane = (draw >> (16 * (key % 4))) & 0xFFFF
                 signed = lane - 65536 if lane >= 32768 else lane
-                assert bool(keep[head, query, key]) == (signed >= keyed.threshold(0.3) - 32768)
+                assert bool(keep[head, query, key]) == (signed >= pass_groups.threshold(0.3) - 32768)
 
 
 def test_iid_masks_are_those_of_the_first_release():
@@ -40,7 +41,7 @@ def test_iid_masks_are_those_of_the_first_release():
 def test_the_share_of_dropped_elements_is_the_rate(rate):
     rows = keys(examples=range(20), passes=[0] * 20)
     dropped = 1 - keyed.keep_features(rows, 100, 250, rate).double()
-    expected = keyed.exact_rate(rate)
+    expected = pass_groups.exact_rate(rate)
     assert abs(expected - rate) <= 0.5 / 65536
     z = (dropped.mean() - expected) / (expected * (1 - expected) / dropped.numel()) ** 0.5
     assert abs(z) < 4
@@ -113,7 +114,7 @@ def test_sixteen_bit_lanes_are_uniform_by_chi_square():
 def test_number_of_drops_of_a_unit_over_passes_is_binomial():
     rows = keys(examples=[3] * 100, passes=range(100))
     dropped = (~keyed.keep_features(rows, 50, 200, 0.1)).sum(0).flatten().numpy()
-    expected = stats.binom(100, keyed.exact_rate(0.1))
+    expected = stats.binom(100, pass_groups.exact_rate(0.1))
     edges = [*range(4, 18)]
     observed = [
         int((dropped <= 4).sum()),

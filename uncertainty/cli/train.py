@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from uncertainty.cli.console import about_data, duration, interrupt, quiet_libraries
+from uncertainty.cli.console import about_data, duration, interrupt, quiet_libraries, say
 from uncertainty.cli.options import command, option, same_option
 from uncertainty.cli.score import ScoreOptions
 from uncertainty.selection_rules import KEEPS, LEVELS, SCOPES, SIGNALS
@@ -308,10 +308,9 @@ def _is_first() -> bool:
 
 
 def _say(*lines: str) -> None:
-    """Notices go to stderr; results to stdout."""
+    """As ``say``, once for all processes."""
     if _is_first():
-        for line in lines:
-            print(line, file=sys.stderr)
+        say(*lines)
 
 
 def _summary(trained: TrainedRun, settings: Defaults) -> str:

@@ -33,9 +33,7 @@ import torch
 from torch import Tensor
 
 from uncertainty.families import keyed
-from uncertainty.pass_groups import MAX_GROUP as MAX_GROUP
-from uncertainty.pass_groups import group_sizes as group_sizes
-from uncertainty.pass_groups import most_groups as most_groups
+from uncertainty.pass_groups import RESOLUTION
 
 WORDS = 1024  # rows of a table, 8 bytes a pass each: one pass's stay in a core's nearest cache
 _INDEX_BITS = 10  # 2**10 = WORDS
@@ -108,7 +106,7 @@ def step_table(size: int) -> Tensor:
     key_1, key_2 = (torch.tensor([keyed.name_key(f"steps of {size} key {i}")]) for i in range(2))
     draws = keyed.draw(torch.arange(count * size), key_1, key_2).view(count, size)
     order = draws.argsort(dim=1, stable=True)
-    steps = order * keyed.RESOLUTION // size
-    signed = torch.where(steps >= keyed.RESOLUTION // 2, steps - keyed.RESOLUTION, steps).to(torch.int16)
+    steps = order * RESOLUTION // size
+    signed = torch.where(steps >= RESOLUTION // 2, steps - RESOLUTION, steps).to(torch.int16)
     by_pass = signed.view(WORDS, keyed.LANES, size).permute(2, 0, 1)
     return by_pass.reshape(-1).view(torch.int64).view(size, WORDS)

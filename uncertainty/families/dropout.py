@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from uncertainty import pass_groups
 from uncertainty.errors import InputError
 from uncertainty.families import balanced, keyed
 from uncertainty.families.keyed_attention import keyed_attention_sites
@@ -48,7 +49,7 @@ class McDropout:
         rng: ``keyed`` or ``kernel``, see the module.
         masks: ``iid``, the paper's setting, or ``balanced`` over the passes, which lowers the error (keyed only).
         groups: of balanced masks, how many independent groups the passes are drawn in; None for the number that
-            ``balanced.group_sizes`` takes.
+            ``pass_groups.group_sizes`` takes.
 
     Source: arXiv:2503.16511, section on Monte Carlo dropout (rate 0.1, 100 passes).
     """
@@ -65,7 +66,7 @@ class McDropout:
     def __post_init__(self) -> None:
         if not 0.0 <= self.rate < 1.0:
             raise InputError(f"--rate {self.rate} is not a dropout rate; give a number from 0 up to, not including, 1")
-        if 0.0 < self.rate < 1 / keyed.RESOLUTION or keyed.threshold(self.rate) == keyed.RESOLUTION:
+        if 0.0 < self.rate < 1 / pass_groups.RESOLUTION or pass_groups.threshold(self.rate) == pass_groups.RESOLUTION:
             raise InputError(f"--rate {self.rate} is too near 0 or 1; rates are multiples of 1/65536")
         if self.rng not in ("keyed", "kernel"):
             raise InputError(f"--rng {self.rng} is not known; choose keyed or kernel")
@@ -160,7 +161,7 @@ class DropoutMembers:
             return keyed.row_keys(self.seed, examples, rows.passes, self.device)
         if rows.total is None or max(rows.passes) >= rows.total:
             raise InputError(f"balanced masks need the number of passes: pass {max(rows.passes)} of {rows.total}")
-        sizes = balanced.group_sizes(rows.total, self.family.rate, self.family.groups)
+        sizes = pass_groups.group_sizes(rows.total, self.family.rate, self.family.groups)
         return balanced.row_keys(self.seed, examples, rows.passes, sizes, self.device)
 
     @property
@@ -171,7 +172,7 @@ class DropoutMembers:
     @property
     def kept_share(self) -> float:
         """The share of units that keyed masks keep on average; what is kept is divided by it."""
-        return 1.0 - keyed.exact_rate(self.family.rate)
+        return 1.0 - pass_groups.exact_rate(self.family.rate)
 
     def silent_sites(self) -> list[str]:
         """Sites that did not act in the forward passes since ``draw``."""
@@ -185,7 +186,7 @@ class DropoutMembers:
         """
         sizes = [1] * passes
         if self.family.masks == "balanced":
-            sizes = balanced.group_sizes(passes, self.family.rate, self.family.groups)
+            sizes = pass_groups.group_sizes(passes, self.family.rate, self.family.groups)
         return tuple(range(passes)) if len(sizes) == 1 else tuple(g for g, n in enumerate(sizes) for _ in range(n))
 
     def heads(self, passes: int) -> None:
@@ -193,7 +194,7 @@ class DropoutMembers:
 
     def report(self) -> dict[str, Any]:
         """What a run's record says of the family."""
-        exact = keyed.exact_rate(self.family.rate) if self.family.rng == "keyed" else self.family.rate
+        exact = pass_groups.exact_rate(self.family.rate) if self.family.rng == "keyed" else self.family.rate
         return {
             "family": "dropout",
             "rate": self.family.rate,

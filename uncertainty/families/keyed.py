@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from uncertainty.pass_groups import RESOLUTION, threshold
-from uncertainty.pass_groups import exact_rate as exact_rate
 
 LANES = 4  # 16-bit lanes in one 64-bit draw
 _WEYL = -0x61C8864680B583EB  # 2^64 / golden ratio, odd, as a signed 64-bit integer

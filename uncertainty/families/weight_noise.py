@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from uncertainty import pass_groups
 from uncertainty.errors import InputError
 from uncertainty.families import keyed
 from uncertainty.families.rows import Rows, only_pass
@@ -265,13 +266,13 @@ def normals(seed: int, number: int, name: str, count: int, device: torch.device)
         first = start // keyed.LANES
         counters_C = torch.arange(first, first + -(-len(part) // keyed.LANES), device=device)
         lanes = keys.lanes(counters_C).view(-1)[: len(part)].long()
-        torch.take(table, lanes + keyed.RESOLUTION // 2, out=part)
+        torch.take(table, lanes + pass_groups.RESOLUTION // 2, out=part)
     return out
 
 
 @lru_cache(maxsize=1)
 def _quantiles() -> Tensor:
-    middle = (torch.arange(keyed.RESOLUTION, dtype=torch.float64) + 0.5) / keyed.RESOLUTION
+    middle = (torch.arange(pass_groups.RESOLUTION, dtype=torch.float64) + 0.5) / pass_groups.RESOLUTION
     exact = torch.special.ndtri(middle)
     return (exact / exact.square().mean().sqrt()).float()
 
