@@ -177,7 +177,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "uncertainty.trainer", "uncertainty.training.step", "uncertainty.training.checks",
         "uncertainty.training.checkpoints", "uncertainty.training.curriculum", "uncertainty.training.curriculum_rows",
         "uncertainty.token_classes", "uncertainty.objectives", "uncertainty.terms", "uncertainty.selection_rules",
-        "uncertainty.reference", "uncertainty.reference_cache", "uncertainty.reference_choice",
+        "uncertainty.reference",
         "uncertainty.batch_hidden", "uncertainty.lora", "uncertainty.loading", "uncertainty.four_bit",
         "uncertainty.model", "uncertainty.prepare", "uncertainty.run_info", "uncertainty.scores", "uncertainty.data.*",
     ),
